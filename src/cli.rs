@@ -1,0 +1,82 @@
+//! The command line: what there is, and how a command's end becomes an exit code.
+
+mod completions;
+mod config;
+mod man;
+mod store;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::config::Globals;
+use crate::daemon::telemetry;
+use crate::error::{CommandError, CommandResult};
+use crate::{demo, discover, register, serve, status, sync_haproxy};
+
+/// One control plane for HAProxy fleets and the services behind them
+#[derive(Debug, Parser)]
+#[command(name = "lbctl", version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    pub globals: Globals,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands, each of which is an `Args` and a `run` in a folder of its own.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    Serve(serve::Args),
+    Register(register::Args),
+    Discover(discover::Args),
+    SyncHaproxy(sync_haproxy::Args),
+    Status(status::Args),
+    Demo(demo::Args),
+    Store(store::Args),
+    Config(config::Args),
+    Completions(completions::Args),
+    Man(man::Args),
+}
+
+/// Parses the command line, runs the command and answers the process's exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let verbosity = i8::try_from(cli.globals.verbose).unwrap_or(i8::MAX)
+        - i8::try_from(cli.globals.quiet).unwrap_or(i8::MAX);
+    telemetry::init_logs(cli.globals.log_format.unwrap_or_default(), verbosity);
+    match start(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // A closed stderr leaves the exit code to say it.
+            _ = std::io::stderr().write_all(error.report().as_bytes()).is_ok();
+            error.exit_code()
+        }
+    }
+}
+
+fn start(cli: Cli) -> CommandResult {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CommandError::from(anyhow::Error::new(error).context("cannot start")))?;
+    runtime.block_on(run(cli))
+}
+
+async fn run(cli: Cli) -> CommandResult {
+    let Cli { globals, command } = cli;
+    match command {
+        Command::Serve(args) => args.run(&globals).await,
+        Command::Register(args) => args.run(&globals).await,
+        Command::Discover(args) => args.run(&globals).await,
+        Command::SyncHaproxy(args) => args.run(&globals).await,
+        Command::Status(args) => args.run(&globals).await,
+        Command::Demo(args) => args.run(&globals).await,
+        Command::Store(args) => args.run(&globals).await,
+        Command::Config(args) => args.run(&globals).await,
+        Command::Completions(args) => args.run(&globals).await,
+        Command::Man(args) => args.run(&globals).await,
+    }
+}

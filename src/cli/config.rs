@@ -1,0 +1,14 @@
+//! `lbctl config`.
+
+use crate::config::Globals;
+use crate::error::{CommandError, CommandResult, Kind};
+
+/// Check and show the configuration
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+impl Args {
+    pub async fn run(self, _globals: &Globals) -> CommandResult {
+        Err(CommandError::msg(Kind::Failed, "not built yet"))
+    }
+}

@@ -1,0 +1,145 @@
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::model;
+
+/// The TOML types a setting may be written as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Text,
+    Integer,
+    Float,
+    Bool,
+    /// A list of texts; in the environment and in flags, separated by commas.
+    List,
+}
+
+/// A value that a setting can have: the file, the environment and flags all go through its text.
+pub trait Setting: Sized {
+    /// How it may be written in TOML, the preferred way first.
+    const KINDS: &'static [Kind];
+
+    fn parse(text: &str) -> Result<Self, String>;
+
+    /// As `config show` prints it; a secret answers a mask.
+    fn show(&self) -> String;
+}
+
+macro_rules! from_str_setting {
+    ($($type:ty: $kinds:expr;)*) => {$(
+        impl Setting for $type {
+            const KINDS: &'static [Kind] = &$kinds;
+
+            fn parse(text: &str) -> Result<Self, String> {
+                text.parse().map_err(|error| describe::<$type>(text, &error))
+            }
+
+            fn show(&self) -> String {
+                self.to_string()
+            }
+        }
+    )*};
+}
+
+/// The parse error of std types says neither the text nor what was expected.
+pub(crate) fn describe<T>(text: &str, error: &dyn fmt::Display) -> String {
+    let wanted = match std::any::type_name::<T>() {
+        "bool" => "true or false",
+        "u16" | "u32" | "u64" | "usize" => "a whole number",
+        "f64" => "a number",
+        name if name.ends_with("SocketAddr") => "an IP:PORT",
+        name if name.ends_with("IpAddr") => "an IP address",
+        // The project's own types explain themselves.
+        _ => return error.to_string(),
+    };
+    format!("{text:?} is not {wanted}")
+}
+
+from_str_setting! {
+    bool: [Kind::Bool];
+    u16: [Kind::Integer];
+    u32: [Kind::Integer];
+    u64: [Kind::Integer];
+    usize: [Kind::Integer];
+    f64: [Kind::Float, Kind::Integer];
+    String: [Kind::Text];
+    IpAddr: [Kind::Text];
+    SocketAddr: [Kind::Text];
+    model::BackendName: [Kind::Text];
+    model::EndpointId: [Kind::Text];
+    model::HaproxyName: [Kind::Text];
+    model::Label: [Kind::Text];
+    model::ServerAddress: [Kind::Text];
+    model::Weight: [Kind::Integer];
+}
+
+impl Setting for PathBuf {
+    const KINDS: &'static [Kind] = &[Kind::Text];
+
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() { Err("is an empty path".into()) } else { Ok(text.into()) }
+    }
+
+    fn show(&self) -> String {
+        self.display().to_string()
+    }
+}
+
+impl Setting for Duration {
+    const KINDS: &'static [Kind] = &[Kind::Text, Kind::Integer];
+
+    fn parse(text: &str) -> Result<Self, String> {
+        model::parse_duration(text)
+    }
+
+    fn show(&self) -> String {
+        model::format_duration(*self)
+    }
+}
+
+impl<T: Setting> Setting for Vec<T> {
+    const KINDS: &'static [Kind] = &[Kind::List];
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(T::parse).collect()
+    }
+
+    fn show(&self) -> String {
+        self.iter().map(T::show).collect::<Vec<_>>().join(",")
+    }
+}
+
+/// A text that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The secret itself: for the peer it is meant for and nobody else.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(***)")
+    }
+}
+
+impl Setting for Secret {
+    const KINDS: &'static [Kind] = &[Kind::Text];
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Ok(Self(text.to_owned()))
+    }
+
+    fn show(&self) -> String {
+        "***".into()
+    }
+}

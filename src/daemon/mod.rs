@@ -1,0 +1,16 @@
+//! How a daemon lives and dies: tasks whose end means something, two-stage shutdown, readiness with
+//! reasons, backoff that logs turns and not tries, telemetry and the admin HTTP server.
+
+mod admin;
+mod backoff;
+mod readiness;
+mod run;
+mod status;
+mod tasks;
+pub mod telemetry;
+
+pub use backoff::{Backoff, Health};
+pub use readiness::{Gate, Readiness};
+pub use run::{Context, Options, run};
+pub use status::StatusBoard;
+pub use tasks::{OwnedTask, Tasks, spawn_owned};

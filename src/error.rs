@@ -1,0 +1,109 @@
+//! How a command fails: what its user reads and what the shell sees.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+/// What a failure means to whoever started the command; the numbers are the process's exit codes
+/// (69, 75 and 78 follow `sysexits.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Anything that has no code of its own.
+    Failed = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// The store or HAProxy is unavailable.
+    Unavailable = 69,
+    /// Another process won a race; trying again is the remedy.
+    Race = 75,
+    /// The configuration is wrong.
+    Config = 78,
+    /// Ended at once by a second SIGINT.
+    Interrupted = 130,
+    /// Ended at once by a second SIGTERM.
+    Terminated = 143,
+}
+
+/// The result of running a command.
+pub type CommandResult<T = ()> = Result<T, CommandError>;
+
+/// A failure with its exit code and what to do about it.
+#[derive(Debug)]
+pub struct CommandError {
+    kind: Kind,
+    source: anyhow::Error,
+    hints: Vec<String>,
+    exit_code: Option<u8>,
+}
+
+impl CommandError {
+    pub fn new(kind: Kind, source: impl Into<anyhow::Error>) -> Self {
+        Self { kind, source: source.into(), hints: Vec::new(), exit_code: None }
+    }
+
+    /// A failure of the given kind from a sentence fragment.
+    pub fn msg(kind: Kind, message: impl Into<String>) -> Self {
+        Self::new(kind, anyhow::Error::msg(message.into()))
+    }
+
+    /// A wrong command line.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::msg(Kind::Usage, message)
+    }
+
+    /// Ends with the exit code of a wrapped command; nothing is printed.
+    pub fn exit_code_of_child(code: u8) -> Self {
+        let mut error = Self::msg(Kind::Failed, "");
+        error.exit_code = Some(code);
+        error
+    }
+
+    /// Adds a line that says what to do.
+    #[must_use]
+    pub fn hint(mut self, text: impl Into<String>) -> Self {
+        self.hints.push(text.into());
+        self
+    }
+
+    /// Puts a step in front of the cause.
+    #[must_use]
+    pub fn context(mut self, text: impl Into<String>) -> Self {
+        self.source = self.source.context(text.into());
+        self
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.exit_code.unwrap_or(self.kind as u8))
+    }
+
+    /// What is printed on stderr: the error, its causes, then the hints; empty for a child's code.
+    pub fn report(&self) -> String {
+        if self.exit_code.is_some() {
+            return String::new();
+        }
+        let mut text = format!("error: {}\n", self.source);
+        for cause in self.source.chain().skip(1) {
+            // Writing to a String cannot fail.
+            _ = writeln!(text, "caused by: {cause}");
+        }
+        for hint in &self.hints {
+            _ = writeln!(text, "hint: {hint}");
+        }
+        text
+    }
+}
+
+impl From<anyhow::Error> for CommandError {
+    fn from(source: anyhow::Error) -> Self {
+        Self::new(Kind::Failed, source)
+    }
+}
+
+impl From<std::io::Error> for CommandError {
+    fn from(source: std::io::Error) -> Self {
+        Self::new(Kind::Failed, source)
+    }
+}

@@ -1,0 +1,21 @@
+//! lbctl: a control plane for HAProxy fleets and the services behind them.
+//!
+//! Floors, lowest first: [`model`], [`store`], [`election`], then the subcommands, then [`cli`].
+//! Lower floors know nothing of higher ones, and subcommands never import each other.
+
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod demo;
+pub mod discover;
+pub mod election;
+pub mod error;
+pub mod haproxy;
+pub mod model;
+pub mod presence;
+pub mod register;
+pub mod registry;
+pub mod serve;
+pub mod status;
+pub mod store;
+pub mod sync_haproxy;

@@ -1,0 +1,59 @@
+//! Where things are in the store, relative to the store's own prefix.
+
+use super::{BackendName, EndpointId, HaproxyName, SlotNumber};
+use crate::store::{Key, Prefix};
+
+/// `backends`: every table.
+pub fn backends() -> Prefix {
+    Prefix::of(["backends"])
+}
+
+/// `backends/<backend>`: one table, its spec and its slots.
+pub fn backend(name: &BackendName) -> Prefix {
+    Prefix::of(["backends", name.as_str()])
+}
+
+/// `backends/<backend>/spec`.
+pub fn spec(name: &BackendName) -> Key {
+    backend(name).key("spec")
+}
+
+/// `backends/<backend>/slots`.
+pub fn slots(name: &BackendName) -> Prefix {
+    Prefix::of(["backends", name.as_str(), "slots"])
+}
+
+/// `backends/<backend>/slots/<00001>`.
+pub fn slot(name: &BackendName, number: SlotNumber) -> Key {
+    slots(name).key(&number.padded())
+}
+
+/// `registry/<backend>`.
+pub fn registry(name: &BackendName) -> Prefix {
+    Prefix::of(["registry", name.as_str()])
+}
+
+/// `registry/<backend>/<id>`.
+pub fn registration(name: &BackendName, id: &EndpointId) -> Key {
+    registry(name).key(id.as_str())
+}
+
+/// `haproxies`.
+pub fn haproxies() -> Prefix {
+    Prefix::of(["haproxies"])
+}
+
+/// `haproxies/<name>`.
+pub fn haproxy(name: &HaproxyName) -> Key {
+    haproxies().key(name.as_str())
+}
+
+/// `serve`: the client lists of the demo servers.
+pub fn serve() -> Prefix {
+    Prefix::of(["serve"])
+}
+
+/// `elections`: the leader keys.
+pub fn elections() -> Prefix {
+    Prefix::of(["elections"])
+}

@@ -1,0 +1,24 @@
+//! The words of lbctl: names, addresses, slots, weights and the table, parsed once at the border.
+//!
+//! Whatever comes from outside (flags, files, tags, registrations, the store) becomes one of these
+//! types before it goes any further, so that no unchecked string reaches a HAProxy socket, a key or
+//! a path.
+
+mod address;
+pub mod keys;
+mod name;
+mod ramp;
+mod slot;
+mod table;
+mod time;
+mod weight;
+
+pub use address::{AddressError, ServerAddress};
+pub use name::{BackendName, EndpointId, HaproxyName, Label, NameError, ServerName};
+pub use ramp::{Ramp, RampError};
+pub use slot::SlotNumber;
+pub use table::{
+    BackendReport, BackendSpec, Endpoint, HaproxyReport, Registration, SlotRecord, SlotState,
+};
+pub use time::{Duration, Timestamp, format_duration, parse_duration};
+pub use weight::{Weight, WeightError};

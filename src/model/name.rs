@@ -1,0 +1,151 @@
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A name that was refused, and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{kind} {shown:?} {problem}")]
+pub struct NameError {
+    kind: &'static str,
+    /// The refused text, cut to a length that is safe to print.
+    shown: String,
+    problem: String,
+}
+
+/// Longest name in bytes, so that a key built of several names stays under 1 KiB.
+const MAX_LEN: usize = 128;
+
+fn check(kind: &'static str, text: &str, extra: &str) -> Result<(), NameError> {
+    let fail =
+        |problem: String| Err(NameError { kind, shown: text.chars().take(40).collect(), problem });
+    if text.is_empty() {
+        return fail("is empty".into());
+    }
+    if text.len() > MAX_LEN {
+        return fail(format!("is longer than {MAX_LEN} bytes"));
+    }
+    match text
+        .chars()
+        .find(|c| !c.is_ascii_alphanumeric() && !"-_.:".contains(*c) && !extra.contains(*c))
+    {
+        Some(c) => fail(format!("has {c:?}: use letters, digits and -_.:{extra}")),
+        // `.` and `..` would be odd path parts wherever a name ends up in one.
+        None if text.chars().all(|c| c == '.') => fail("is only dots".into()),
+        None => Ok(()),
+    }
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $type:ident, $kind:literal, $extra:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $type(String);
+
+        impl $type {
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = NameError;
+
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                check($kind, text, $extra)?;
+                Ok(Self(text.to_owned()))
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = NameError;
+
+            fn try_from(text: String) -> Result<Self, NameError> {
+                check($kind, &text, $extra)?;
+                Ok(Self(text))
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(name: $type) -> String {
+                name.0
+            }
+        }
+
+        impl AsRef<str> for $type {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+    };
+}
+
+name!(
+    /// A backend: a named pool of servers, in lbctl's table and in HAProxy. HAProxy's own character
+    /// set for proxy names (configuration manual, section 2.1), which has no `/`, `;` or space.
+    BackendName,
+    "backend name",
+    ""
+);
+name!(
+    /// A member line of a HAProxy backend; the same character set as [`BackendName`].
+    ServerName,
+    "server name",
+    ""
+);
+name!(
+    /// The name one HAProxy instance reports under.
+    HaproxyName,
+    "HAProxy name",
+    ""
+);
+name!(
+    /// A group or zone that an endpoint belongs to, as named by its source.
+    Label,
+    "label",
+    "@+"
+);
+name!(
+    /// What makes an endpoint the same one over time (instance id, registration id), never its
+    /// address: a reused address with a new id is a new server.
+    EndpointId,
+    "endpoint id",
+    "[]@+%"
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_break_out_of_a_socket_command_or_key_is_refused() {
+        for bad in ["", "a b", "a;b", "a\nb", "a\\b", "a/b", "é", ".", "..", &"x".repeat(129)] {
+            assert!(bad.parse::<ServerName>().is_err(), "{bad:?} was accepted");
+            assert!(bad.parse::<EndpointId>().is_err(), "{bad:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_thing_and_what_is_allowed() {
+        let error = "web;1".parse::<BackendName>().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            r#"backend name "web;1" has ';': use letters, digits and -_.:"#
+        );
+    }
+
+    #[test]
+    fn usual_names_pass() {
+        for good in ["web", "i-0abc123", "web_1.eu:80", "A"] {
+            good.parse::<BackendName>().unwrap();
+        }
+        "[2001:db8::1]:80".parse::<EndpointId>().unwrap();
+    }
+}

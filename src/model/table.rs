@@ -1,0 +1,114 @@
+//! What is stored: the slot table, registrations and HAProxy reports. All are JSON; unknown fields
+//! are ignored, so that an older lbctl reads what a newer one wrote.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    EndpointId, HaproxyName, Label, Ramp, ServerAddress, SlotNumber, Timestamp, Weight, time,
+};
+use crate::model::BackendName;
+use crate::store::Revision;
+
+/// A discovered address with its metadata, before and while it holds a slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    pub id: EndpointId,
+    pub address: ServerAddress,
+    /// Shown to people; the id where the source has nothing better.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Label>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<Label>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<Label>,
+    /// The weight to ramp up to; the ramp's `max` where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<Weight>,
+    /// It is going away: drain it, then free its slot.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaving: bool,
+}
+
+/// `registry/<backend>/<id>`: a server that announced itself, on its own lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registration {
+    #[serde(flatten)]
+    pub endpoint: Endpoint,
+    pub since: Timestamp,
+}
+
+/// `backends/<backend>/spec`: what holds for the whole table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendSpec {
+    /// How many slots the table has; each HAProxy needs as many places.
+    pub slots: u32,
+    pub ramp: Ramp,
+    /// How long a server may drain before its slot is freed all the same.
+    #[serde(with = "time::friendly")]
+    pub drain_deadline: Duration,
+    /// How long a freed slot rests before another server may have it.
+    #[serde(with = "time::friendly")]
+    pub rest: Duration,
+    /// Endpoints that found no free slot, for people to see.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unplaced: Vec<EndpointId>,
+}
+
+/// `backends/<backend>/slots/<00001>`: who holds a slot. No key: the slot is free.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotRecord {
+    #[serde(flatten)]
+    pub endpoint: Endpoint,
+    pub state: SlotState,
+    /// When it entered this state.
+    pub since: Timestamp,
+    /// When its weight began to ramp.
+    pub started: Timestamp,
+}
+
+/// What a held slot's server is to be in HAProxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SlotState {
+    /// Takes traffic at its ramp's weight: HAProxy `ready`.
+    Ready,
+    /// Finishes its sessions: HAProxy `drain`.
+    Drain,
+    /// Its server has gone and the slot rests until every live HAProxy has it in maint and the
+    /// rest time is over: HAProxy `maint`.
+    Rest,
+}
+
+/// `haproxies/<name>`: what one HAProxy's sync applied and saw, on a lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HaproxyReport {
+    pub name: HaproxyName,
+    /// HAProxy's process id and version, as it says them itself.
+    pub pid: Option<u32>,
+    pub version: Option<String>,
+    pub at: Timestamp,
+    /// By the table's backend name.
+    pub backends: BTreeMap<BackendName, BackendReport>,
+}
+
+/// One table as one HAProxy has it. Where a table feeds several HAProxy backends, the worst of them
+/// counts and sessions are added up.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendReport {
+    /// Every change of the table up to this revision was applied and then seen to hold; 0 before
+    /// the first. A slot at rest whose entry is not newer than this is in maint here.
+    pub applied: Revision,
+    /// Observed equalled desired at the last look.
+    pub converged: bool,
+    /// How many slots differed at the last look.
+    pub drift: u32,
+    /// Live sessions of each draining slot.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sessions: BTreeMap<SlotNumber, u64>,
+    /// Why it cannot converge, in a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}

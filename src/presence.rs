@@ -1,0 +1,1 @@
+//! Keys that exist as long as this process does.

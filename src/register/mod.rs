@@ -1,0 +1,14 @@
+//! `lbctl register`.
+
+use crate::config::Globals;
+use crate::error::{CommandError, CommandResult, Kind};
+
+/// Register a server while a command runs
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+impl Args {
+    pub async fn run(self, _globals: &Globals) -> CommandResult {
+        Err(CommandError::msg(Kind::Failed, "not built yet"))
+    }
+}

@@ -1,0 +1,1 @@
+//! Servers that announce themselves: writing a registration, leaving, and reading a registry.

@@ -1,0 +1,216 @@
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::{
+    Change, Commit, Entry, Error, ErrorKind, Guard, Key, Lease, LeaseId, Listing, Prefix, Result,
+    Revision, Store, Txn, Watch, WatchEvent, Write,
+};
+
+/// A store in this process's memory, for tests and trials. Clones share their data. Time is
+/// tokio's, so that a test with a paused clock decides when a lease ends.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryStore {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    revision: u64,
+    last_lease: u64,
+    entries: BTreeMap<Key, Entry>,
+    leases: HashMap<LeaseId, HeldLease>,
+    watchers: Vec<Watcher>,
+}
+
+#[derive(Debug)]
+struct HeldLease {
+    ttl: Duration,
+    ends: Instant,
+}
+
+#[derive(Debug)]
+struct Watcher {
+    prefix: Prefix,
+    events: mpsc::UnboundedSender<WatchEvent>,
+}
+
+impl MemoryStore {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.expire(Instant::now());
+        state
+    }
+}
+
+impl State {
+    fn expire(&mut self, now: Instant) {
+        let mut dead: Vec<(Instant, LeaseId)> = self
+            .leases
+            .iter()
+            .filter(|(_, l)| l.ends <= now)
+            .map(|(id, l)| (l.ends, *id))
+            .collect();
+        dead.sort();
+        for (_, id) in dead {
+            self.end_lease(id);
+        }
+    }
+
+    fn end_lease(&mut self, id: LeaseId) {
+        if self.leases.remove(&id).is_none() {
+            return;
+        }
+        let held: Vec<Write> = self
+            .entries
+            .values()
+            .filter(|e| e.lease == Some(id))
+            .map(|e| Write::Delete { key: e.key.clone() })
+            .collect();
+        if !held.is_empty() {
+            self.apply(held);
+        }
+    }
+
+    fn holds(&self, guard: &Guard) -> bool {
+        let entry = self.entries.get(guard.key());
+        match guard {
+            Guard::Absent(_) => entry.is_none(),
+            Guard::CreatedAt(_, revision) => entry.is_some_and(|e| e.created == *revision),
+            Guard::UnmodifiedSince(_, revision) => entry.is_some_and(|e| e.modified <= *revision),
+        }
+    }
+
+    fn apply(&mut self, writes: Vec<Write>) -> Revision {
+        self.revision += 1;
+        let revision = Revision(self.revision);
+        let mut changes: Vec<Change> = Vec::with_capacity(writes.len());
+        for write in writes {
+            match write {
+                Write::Put { key, value, lease } => {
+                    let created = self.entries.get(&key).map_or(revision, |e| e.created);
+                    let entry =
+                        Entry { key: key.clone(), value, created, modified: revision, lease };
+                    self.entries.insert(key, entry.clone());
+                    changes.push(Change::Put(entry));
+                }
+                Write::Delete { key } => {
+                    if self.entries.remove(&key).is_some() {
+                        changes.push(Change::Delete { key, revision });
+                    }
+                }
+            }
+        }
+        changes.sort_by(|a, b| a.key().cmp(b.key()));
+        self.watchers.retain(|watcher| {
+            let seen: Vec<Change> =
+                changes.iter().filter(|c| watcher.prefix.contains(c.key())).cloned().collect();
+            if seen.is_empty() {
+                return !watcher.events.is_closed();
+            }
+            watcher.events.send(WatchEvent::Changed(seen)).is_ok()
+        });
+        revision
+    }
+
+    fn listing(&self, prefix: &Prefix) -> Listing {
+        Listing {
+            revision: Revision(self.revision),
+            entries: self.entries.values().filter(|e| prefix.contains(&e.key)).cloned().collect(),
+        }
+    }
+
+    fn next_expiry(&self) -> Option<Instant> {
+        self.leases.values().map(|l| l.ends).min()
+    }
+}
+
+fn expired(operation: &'static str, lease: LeaseId) -> Error {
+    Error::new(ErrorKind::LeaseExpired, "memory", operation, lease, "the lease has ended")
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+
+    async fn get(&self, key: &Key) -> Result<Option<Entry>> {
+        Ok(self.lock().entries.get(key).cloned())
+    }
+
+    async fn list(&self, prefix: &Prefix) -> Result<Listing> {
+        Ok(self.lock().listing(prefix))
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Commit> {
+        txn.check("memory")?;
+        let mut state = self.lock();
+        if !txn.guards.iter().all(|g| state.holds(g)) {
+            return Ok(Commit::Conflict);
+        }
+        for write in &txn.writes {
+            if let Write::Put { lease: Some(lease), .. } = write
+                && !state.leases.contains_key(lease)
+            {
+                return Err(expired("commit", *lease));
+            }
+        }
+        Ok(Commit::Committed(state.apply(txn.writes)))
+    }
+
+    async fn watch(&self, prefix: &Prefix) -> Result<Watch> {
+        let (events, received) = mpsc::unbounded_channel();
+        {
+            let mut state = self.lock();
+            // The receiver is alive: it was made just above.
+            _ = events.send(WatchEvent::Reset(state.listing(prefix))).is_ok();
+            state.watchers.push(Watcher { prefix: prefix.clone(), events });
+        }
+        let store = self.clone();
+        Ok(Watch::new(stream::unfold((store, received), |(store, mut received)| async move {
+            loop {
+                // Nobody else may touch the store when a lease ends, so the watcher looks.
+                let expiry = store.lock().next_expiry();
+                let event = match expiry {
+                    None => tokio::time::timeout(Duration::from_secs(1), received.recv()).await,
+                    Some(at) => tokio::time::timeout_at(at, received.recv()).await,
+                };
+                match event {
+                    Ok(Some(event)) => return Some((event, (store, received))),
+                    Ok(None) => return None,
+                    Err(_elapsed) => {}
+                }
+            }
+        })))
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<Lease> {
+        let mut state = self.lock();
+        state.last_lease += 1;
+        let id = LeaseId(state.last_lease);
+        state.leases.insert(id, HeldLease { ttl, ends: Instant::now() + ttl });
+        Ok(Lease { id, ttl })
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<Duration> {
+        let mut state = self.lock();
+        let held = state.leases.get_mut(&lease).ok_or_else(|| expired("keep_alive", lease))?;
+        held.ends = Instant::now() + held.ttl;
+        Ok(held.ttl)
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<()> {
+        self.lock().end_lease(lease);
+        Ok(())
+    }
+}

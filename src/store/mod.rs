@@ -1,0 +1,131 @@
+//! One contract over an embedded database, etcd and DynamoDB: linearizable reads, atomic guarded
+//! commits, gapless watches and leases.
+//!
+//! | operation | contract |
+//! |---|---|
+//! | `get`, `list` | linearizable; a listing is of one revision, in key order |
+//! | `commit` | all guards hold and all writes happen, at one new revision; or none |
+//! | `watch` | a `Reset`, then every later commit once, in order; a break shows as `Interrupted` and heals with a new `Reset` |
+//! | `grant`, `keep_alive`, `revoke` | a lease's keys vanish when it ends; a dead lease is never revived |
+//!
+//! Every implementation and wrapper passes the whole of [`conformance`].
+
+mod error;
+mod key;
+mod memory;
+mod txn;
+mod url;
+mod watch;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+pub use error::{Error, ErrorKind, Result};
+pub use key::{Key, KeyError, Prefix};
+pub use memory::MemoryStore;
+pub use txn::{Guard, Txn, Write};
+pub use url::{StoreUrl, StoreUrlError, open};
+pub use watch::{Change, Mirror, Watch, WatchEvent};
+
+/// The largest value every backend can hold, in bytes.
+pub const MAX_VALUE_LEN: usize = 256 * 1024;
+
+/// Most guards and writes in one commit, together (DynamoDB's limit is 100 items, one of which is
+/// the head; etcd's default is 128 operations).
+pub const MAX_TXN_LEN: usize = 96;
+
+/// A store that any number of tasks share.
+pub type SharedStore = Arc<dyn Store>;
+
+/// The store-wide, strictly increasing number of a commit; 0 is before the first.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Revision(pub u64);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A liveness token that keys attach to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LeaseId(pub u64);
+
+impl fmt::Display for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// A granted lease. The TTL is what the store granted, which may be more than was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    pub id: LeaseId,
+    pub ttl: Duration,
+}
+
+/// A stored key with its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub key: Key,
+    pub value: Bytes,
+    /// The revision of the commit that made the key, since it was last absent.
+    pub created: Revision,
+    /// The revision of the commit that last wrote it.
+    pub modified: Revision,
+    pub lease: Option<LeaseId>,
+}
+
+/// Every entry under a prefix, in key order, as of one revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    pub revision: Revision,
+    pub entries: Vec<Entry>,
+}
+
+/// What a commit came to. Losing a race is a result, not an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Commit {
+    Committed(Revision),
+    /// A guard did not hold; nothing was written.
+    Conflict,
+}
+
+/// The contract; see the module's table. Any method's future may be dropped at any await: then
+/// either all of its effect happens or none.
+#[async_trait]
+pub trait Store: fmt::Debug + Send + Sync + 'static {
+    /// What errors and metrics call this store: `sqlite`, `etcd`, `memory`.
+    fn name(&self) -> &'static str;
+
+    async fn get(&self, key: &Key) -> Result<Option<Entry>>;
+
+    async fn list(&self, prefix: &Prefix) -> Result<Listing>;
+
+    /// An empty transaction is `Unsupported`; two writes to one key are `Unsupported`. A put with a
+    /// dead lease is `LeaseExpired`. A value over [`MAX_VALUE_LEN`] or a transaction over
+    /// [`MAX_TXN_LEN`] is `TooLarge`.
+    async fn commit(&self, txn: Txn) -> Result<Commit>;
+
+    /// Starts at once and never ends by itself: while the store is away it says `Interrupted` once
+    /// and keeps trying.
+    async fn watch(&self, prefix: &Prefix) -> Result<Watch>;
+
+    async fn grant(&self, ttl: Duration) -> Result<Lease>;
+
+    /// Renews for a whole TTL from now and answers that TTL; `LeaseExpired` for a dead lease.
+    async fn keep_alive(&self, lease: LeaseId) -> Result<Duration>;
+
+    /// Ends the lease and deletes its keys now. Ending a dead lease is not an error.
+    async fn revoke(&self, lease: LeaseId) -> Result<()>;
+}

@@ -1,0 +1,153 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt as _};
+
+use super::{Entry, Error, Key, Listing, Revision};
+
+/// One key's change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    Put(Entry),
+    Delete { key: Key, revision: Revision },
+}
+
+impl Change {
+    pub fn key(&self) -> &Key {
+        match self {
+            Self::Put(entry) => &entry.key,
+            Self::Delete { key, .. } => key,
+        }
+    }
+
+    pub fn revision(&self) -> Revision {
+        match self {
+            Self::Put(entry) => entry.modified,
+            Self::Delete { revision, .. } => *revision,
+        }
+    }
+}
+
+/// What a watcher hears.
+#[derive(Debug, Clone)]
+pub enum WatchEvent {
+    /// Everything under the prefix; what was known before no longer counts.
+    Reset(Listing),
+    /// All that one commit changed under the prefix, in key order: never empty, never half.
+    Changed(Vec<Change>),
+    /// The store went away: what is known may be old until the next `Reset`. Said once a break.
+    Interrupted(Error),
+}
+
+/// A stream of [`WatchEvent`]s that does not end. Dropping it ends the watch.
+pub struct Watch(BoxStream<'static, WatchEvent>);
+
+impl Watch {
+    pub fn new(stream: impl Stream<Item = WatchEvent> + Send + 'static) -> Self {
+        Self(stream.boxed())
+    }
+
+    /// The next event; cancel-safe.
+    pub async fn next_event(&mut self) -> WatchEvent {
+        match self.0.next().await {
+            Some(event) => event,
+            // A stream that ends breaks the contract; waiting keeps callers free of a case that
+            // has no remedy.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Stream for Watch {
+    type Item = WatchEvent;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<WatchEvent>> {
+        self.0.poll_next_unpin(cx)
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watch")
+    }
+}
+
+/// A watched prefix kept in memory: the entries, as of the last event.
+#[derive(Debug)]
+pub struct Mirror {
+    watch: Watch,
+    entries: BTreeMap<Key, Entry>,
+    revision: Revision,
+    loaded: bool,
+    stale: Option<Error>,
+}
+
+impl Mirror {
+    pub fn new(watch: Watch) -> Self {
+        Self {
+            watch,
+            entries: BTreeMap::new(),
+            revision: Revision::default(),
+            loaded: false,
+            stale: None,
+        }
+    }
+
+    /// Waits for the next event, takes it in and returns it; cancel-safe.
+    pub async fn changed(&mut self) -> WatchEvent {
+        let event = self.watch.next_event().await;
+        match &event {
+            WatchEvent::Reset(listing) => {
+                self.entries = listing.entries.iter().map(|e| (e.key.clone(), e.clone())).collect();
+                self.revision = listing.revision;
+                self.loaded = true;
+                self.stale = None;
+            }
+            WatchEvent::Changed(changes) => {
+                for change in changes {
+                    self.revision = self.revision.max(change.revision());
+                    match change {
+                        Change::Put(entry) => {
+                            self.entries.insert(entry.key.clone(), entry.clone());
+                        }
+                        Change::Delete { key, .. } => {
+                            self.entries.remove(key);
+                        }
+                    }
+                }
+            }
+            WatchEvent::Interrupted(error) => self.stale = Some(error.clone()),
+        }
+        event
+    }
+
+    /// Waits until a first `Reset` has come in.
+    pub async fn ready(&mut self) {
+        while !self.loaded {
+            self.changed().await;
+        }
+    }
+
+    /// The entries in key order.
+    pub fn entries(&self) -> &BTreeMap<Key, Entry> {
+        &self.entries
+    }
+
+    /// The revision of the last event.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Why the entries may be old; `None` while the watch is whole.
+    pub fn stale(&self) -> Option<&Error> {
+        self.stale.as_ref()
+    }
+
+    /// Whether a first `Reset` has come in.
+    pub fn is_loaded(&self) -> bool {
+        self.loaded
+    }
+}

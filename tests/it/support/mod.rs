@@ -1,0 +1,75 @@
+//! What the tests share: deadlines, ports, child processes and the real servers.
+#![allow(dead_code, unused_imports, reason = "each test file uses a part")]
+
+pub mod etcd;
+pub mod haproxy;
+pub mod process;
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+pub use process::Process;
+
+/// How long a condition may take before a test fails: far over what it needs, so that a busy
+/// machine does not fail it.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Polls until the condition answers `Some`, or panics with what was waited for.
+pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(started.elapsed() < DEADLINE, "waited {DEADLINE:?} for {what}");
+        #[expect(clippy::disallowed_methods, reason = "the poll of a condition with a deadline")]
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// [`eventually`] for tests on a runtime.
+pub async fn eventually_async<T, F>(what: &str, mut condition: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let poll = async {
+        loop {
+            if let Some(value) = condition().await {
+                return value;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    match tokio::time::timeout(DEADLINE, poll).await {
+        Ok(value) => value,
+        Err(_elapsed) => panic!("waited {DEADLINE:?} for {what}"),
+    }
+}
+
+/// A port that nothing on this machine listens on now.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A program of a real server: from an environment variable or the PATH. Under the project's test
+/// command (`LBCTL_TEST_REQUIRE=1`) a missing one fails; elsewhere the test says why it skips.
+pub fn program(name: &str) -> Option<PathBuf> {
+    let variable = format!("LBCTL_TEST_{}", name.to_uppercase().replace('-', "_"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let named = std::env::var_os(&variable).map(PathBuf::from);
+    let folders =
+        std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
+    let found = named.into_iter().chain(folders.map(|dir| dir.join(name))).find(|p| p.is_file());
+    if found.is_none() {
+        let message = format!("{name} is not installed: run `make test`, or set {variable}");
+        assert!(std::env::var_os("LBCTL_TEST_REQUIRE").is_none(), "{message}");
+        eprintln!("skipped: {message}");
+    }
+    found
+}
+
+/// The built binary.
+pub fn lbctl() -> PathBuf {
+    assert_cmd::cargo::cargo_bin!("lbctl").to_path_buf()
+}
