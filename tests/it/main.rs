@@ -1,5 +1,12 @@
 //! Every test that needs a real server or the real binary, in one program.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test that cannot go on fails"
+)]
+
 mod cli;
 mod demo;
 mod discover;
