@@ -1,1 +1,0 @@
-//! Servers that announce themselves: writing a registration, leaving, and reading a registry.
