@@ -37,6 +37,8 @@ pub struct ObservedServer {
     pub operational: u8,
     /// The weight as the user set it, 0 to 256.
     pub weight: u16,
+    /// The configured weight: beside 0, the only one a static load-balancing algorithm takes.
+    pub initial_weight: u16,
     /// Health checks are configured on it.
     pub checked: bool,
     /// Health checks are configured and running.

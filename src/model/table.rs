@@ -86,7 +86,8 @@ pub enum SlotState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HaproxyReport {
     pub name: HaproxyName,
-    /// HAProxy's process id and version, as it says them itself.
+    /// HAProxy's process id and version, as it says them itself. No `pid`: for a while no HAProxy
+    /// has answered, so that nobody needs to wait for it (it serves no slot, and starts afresh).
     pub pid: Option<u32>,
     pub version: Option<String>,
     pub at: Timestamp,
