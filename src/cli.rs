@@ -62,7 +62,10 @@ fn start(cli: Cli) -> CommandResult {
         .enable_all()
         .build()
         .map_err(|error| CommandError::from(anyhow::Error::new(error).context("cannot start")))?;
-    runtime.block_on(run(cli))
+    let result = runtime.block_on(run(cli));
+    // A blocking call that hangs (a full disk, a dead mount) must not keep the process alive.
+    runtime.shutdown_background();
+    result
 }
 
 async fn run(cli: Cli) -> CommandResult {

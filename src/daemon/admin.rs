@@ -1,6 +1,3 @@
-use std::net::SocketAddr;
-
-use anyhow::Context as _;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -9,28 +6,49 @@ use axum::routing::get;
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use super::{Context, telemetry};
+use super::{AdminAddress, Context, OwnedTask, spawn_owned, telemetry};
+use crate::error::{CommandError, CommandResult, Kind};
 
-/// Listens for the admin HTTP server; answers the address it got.
-pub(super) async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address} for the admin HTTP server"))
+/// Serves `/livez`, `/readyz`, `/metrics` and `/status` until the answer is dropped. A default
+/// address that is taken is no failure: the daemon does its job without.
+pub(super) async fn start(
+    address: AdminAddress,
+    context: &Context,
+) -> CommandResult<Option<OwnedTask<()>>> {
+    let (wanted, required) = match address {
+        AdminAddress::Off => return Ok(None),
+        AdminAddress::Listen(address) => (address, true),
+        AdminAddress::IfFree(address) => (address, false),
+    };
+    let listener = match TcpListener::bind(wanted).await {
+        Ok(listener) => listener,
+        Err(error) if required => {
+            let error = anyhow::Error::new(error)
+                .context(format!("cannot listen on {wanted} for the admin HTTP server"));
+            return Err(CommandError::new(Kind::Failed, error)
+                .hint("give another address with --admin IP:PORT, or --admin off"));
+        }
+        Err(error) => {
+            tracing::warn!(%error, "no admin HTTP server: {wanted} is taken; set --admin IP:PORT");
+            return Ok(None);
+        }
+    };
+    tracing::info!(address = %listener.local_addr()?, "admin HTTP server listening");
+    let router = router(context.clone());
+    Ok(Some(spawn_owned(async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!(%error, "the admin HTTP server ended");
+        }
+    })))
 }
 
-/// Serves `/livez`, `/readyz`, `/metrics` and `/status` until the shutdown.
-pub(super) async fn serve(listener: TcpListener, context: Context) -> anyhow::Result<()> {
-    let shutdown = context.shutdown.clone();
-    let router = Router::new()
+fn router(context: Context) -> Router {
+    Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
-        .with_state(context);
-    axum::serve(listener, router)
-        .with_graceful_shutdown(async move { shutdown.cancelled().await })
-        .await
-        .context("the admin HTTP server failed")
+        .with_state(context)
 }
 
 async fn readyz(State(context): State<Context>) -> Response {

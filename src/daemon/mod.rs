@@ -3,14 +3,17 @@
 
 mod admin;
 mod backoff;
+mod notify;
 mod readiness;
 mod run;
+mod settings;
 mod status;
 mod tasks;
 pub mod telemetry;
 
 pub use backoff::{Backoff, Health};
 pub use readiness::{Gate, Readiness};
-pub use run::{Context, Options, run};
+pub use run::{Context, run};
+pub use settings::{AdminAddress, DaemonArgs, Options};
 pub use status::StatusBoard;
 pub use tasks::{OwnedTask, Tasks, spawn_owned};

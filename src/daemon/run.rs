@@ -1,22 +1,13 @@
-use std::net::SocketAddr;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::{Readiness, StatusBoard, Tasks, admin, telemetry};
+use super::{Options, Readiness, StatusBoard, Tasks, admin, notify, spawn_owned, telemetry};
 use crate::error::{CommandError, CommandResult, Kind};
-
-/// What every daemon takes.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Where the admin HTTP server listens; `None` for none.
-    pub admin: Option<SocketAddr>,
-    /// How long a clean stop may take before it is cut short.
-    pub grace: Duration,
-}
 
 /// What a daemon's body and its tasks share.
 #[derive(Debug, Clone)]
@@ -35,86 +26,95 @@ pub struct Context {
 }
 
 /// Runs a daemon: the body starts its tasks and returns, or runs until the shutdown itself. Answers
-/// once all tasks have ended; a second signal or the end of the grace period cuts that short.
+/// once body and tasks have ended; a second signal or the end of the grace period cuts that short.
 pub async fn run<F, Fut>(name: &'static str, options: Options, body: F) -> CommandResult
 where
     F: FnOnce(Context) -> Fut,
     Fut: Future<Output = CommandResult>,
 {
     telemetry::metrics_handle()?;
-    let mut signals = Signals::listen()?;
-    let shutdown = CancellationToken::new();
-    let (tasks, mut failed) = Tasks::new(shutdown.clone());
+    let signals = Signals::listen()?;
+    let (tasks, failed) = Tasks::new(CancellationToken::new());
     let context = Context {
         name,
-        shutdown: shutdown.clone(),
+        shutdown: tasks.shutdown_token(),
         reload: Arc::new(Notify::new()),
-        tasks: tasks.clone(),
+        tasks,
         readiness: Readiness::default(),
         status: StatusBoard::default(),
         grace: options.grace,
     };
-    if let Some(address) = options.admin {
-        let listener = admin::listen(address).await?;
-        tracing::info!(address = %listener.local_addr()?, "admin HTTP server listening");
-        tasks.spawn("admin-http", admin::serve(listener, context.clone()));
-    }
-    let stopping = context.readiness.gate("running", "starting");
-    stopping.open();
-    let body = async {
-        let result = body(context.clone()).await;
-        if result.is_err() {
-            shutdown.cancel();
-        }
-        result
-    };
-    let work = async {
-        let (result, ()) = tokio::join!(body, async {
-            shutdown.cancelled().await;
-            stopping.close("shutting down");
-            tasks.finished().await;
-        });
-        result
-    };
+    // Both outlive the work, so that readiness is answered while the daemon drains.
+    let _admin = admin::start(options.admin, &context).await?;
+    let _notify = spawn_owned(notify::report(context.readiness.clone()));
+    supervise(body(context.clone()), &context, signals, failed).await
+}
+
+/// Waits for the work to end, in whichever way it does.
+async fn supervise(
+    body: impl Future<Output = CommandResult>,
+    context: &Context,
+    mut signals: Signals,
+    mut failed: mpsc::UnboundedReceiver<anyhow::Error>,
+) -> CommandResult {
+    let work = work(body, context);
     tokio::pin!(work);
+    let cut_short = cut_short(context);
+    tokio::pin!(cut_short);
     let mut failure: Option<CommandError> = None;
-    let mut deadline: Option<tokio::time::Instant> = None;
     loop {
         tokio::select! {
             result = &mut work => return failure.map_or(result, Err),
+            error = &mut cut_short => return Err(failure.unwrap_or(error)),
             Some(error) = failed.recv() => {
                 tracing::error!("{error:#}");
                 failure.get_or_insert(error.into());
-                shutdown.cancel();
-                deadline.get_or_insert(tokio::time::Instant::now() + options.grace);
+                context.shutdown.cancel();
             }
             got = signals.next() => match got {
                 Signal::Reload => {
                     tracing::info!("SIGHUP: reading the configuration again");
                     context.reload.notify_waiters();
                 }
-                Signal::Stop(kind) if shutdown.is_cancelled() => {
+                Signal::Stop(kind) if context.shutdown.is_cancelled() => {
                     return Err(CommandError::msg(kind, "ended at once by a second signal"));
                 }
                 Signal::Stop(_) => {
-                    tracing::info!(grace = ?options.grace, "stopping; a second signal ends at once");
-                    shutdown.cancel();
-                    deadline = Some(tokio::time::Instant::now() + options.grace);
+                    tracing::info!(grace = ?context.grace, "stopping; a second signal ends at once");
+                    context.shutdown.cancel();
                 }
             },
-            () = sleep_until(deadline), if deadline.is_some() => {
-                let text = format!("did not finish within the grace period of {:?}", options.grace);
-                return Err(failure.unwrap_or_else(|| CommandError::msg(Kind::Failed, text)));
-            }
         }
     }
 }
 
-async fn sleep_until(deadline: Option<tokio::time::Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
+/// The body, then the end of every task after the shutdown.
+async fn work(body: impl Future<Output = CommandResult>, context: &Context) -> CommandResult {
+    let stopping = context.readiness.gate("running", "starting");
+    stopping.open();
+    let body = async {
+        let result = body.await;
+        if result.is_err() {
+            context.shutdown.cancel();
+        }
+        result
+    };
+    let end = async {
+        context.shutdown.cancelled().await;
+        stopping.close("shutting down");
+        notify::stopping();
+    };
+    let (result, ()) = tokio::join!(body, end);
+    context.tasks.finished().await;
+    result
+}
+
+async fn cut_short(context: &Context) -> CommandError {
+    context.shutdown.cancelled().await;
+    tokio::time::sleep(context.grace).await;
+    let text = format!("did not finish within the grace period of {:?}", context.grace);
+    CommandError::msg(Kind::Failed, text)
+        .hint("a longer --shutdown-grace gives sessions more time to end")
 }
 
 enum Signal {
@@ -122,7 +122,6 @@ enum Signal {
     Reload,
 }
 
-/// Signals reach the loop through one channel, so that none is missed between two polls.
 struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
@@ -138,11 +137,80 @@ impl Signals {
         })
     }
 
+    /// The next signal; cancel-safe.
     async fn next(&mut self) -> Signal {
         tokio::select! {
-            _ = self.terminate.recv() => Signal::Stop(Kind::Terminated),
-            _ = self.interrupt.recv() => Signal::Stop(Kind::Interrupted),
-            _ = self.hangup.recv() => Signal::Reload,
+            Some(()) = self.terminate.recv() => Signal::Stop(Kind::Terminated),
+            Some(()) = self.interrupt.recv() => Signal::Stop(Kind::Interrupted),
+            Some(()) = self.hangup.recv() => Signal::Reload,
+            else => pending().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::AdminAddress;
+    use super::*;
+
+    fn options() -> Options {
+        Options { admin: AdminAddress::Off, grace: Duration::from_secs(5) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_task_ends_the_daemon_with_its_error_after_the_others_finished() {
+        let (finished, mut saw) = mpsc::unbounded_channel();
+        let result = run("test", options(), async |context: Context| {
+            let shutdown = context.shutdown.clone();
+            context.tasks.spawn("careful", async move {
+                shutdown.cancelled().await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                finished.send(())?;
+                Ok(())
+            });
+            context.tasks.spawn("broken", async { anyhow::bail!("no such thing") });
+            Ok(())
+        });
+        let report = result.await.unwrap_err().report();
+        assert_eq!(report, "error: task broken failed\ncaused by: no such thing\n");
+        saw.try_recv().expect("the other task was not awaited");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_or_an_early_end_of_a_task_is_a_failure() {
+        for (panics, expected) in [(true, "panicked"), (false, "ended before it was asked to")] {
+            let result = run("test", options(), async |context: Context| {
+                context.tasks.spawn("loop", async move {
+                    assert!(!panics, "on purpose");
+                    Ok(())
+                });
+                Ok(())
+            });
+            let report = result.await.unwrap_err().report();
+            assert!(report.contains(expected), "{report}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_never_finishes_is_cut_short_at_the_grace_period() {
+        let started = tokio::time::Instant::now();
+        let result = run("test", options(), async |context: Context| {
+            context.shutdown.cancel();
+            pending().await
+        });
+        assert!(result.await.unwrap_err().report().contains("grace period of 5s"));
+        assert_eq!(started.elapsed(), Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn readiness_says_shutting_down_while_the_daemon_drains() {
+        let result = run("test", options(), async |context: Context| {
+            context.readiness.until_ready().await;
+            context.shutdown.cancel();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert_eq!(context.readiness.reasons()["running"], "shutting down");
+            Ok(())
+        });
+        result.await.unwrap();
     }
 }

@@ -43,6 +43,10 @@ impl Tasks {
         });
     }
 
+    pub(super) fn shutdown_token(&self) -> CancellationToken {
+        self.shutdown.clone()
+    }
+
     pub(super) async fn finished(&self) {
         self.tracker.close();
         self.tracker.wait().await;

@@ -1,0 +1,76 @@
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use crate::config::{Flags, Kind, Reader, Setting};
+
+/// The flags every daemon takes.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DaemonArgs {
+    /// Where /livez, /readyz, /metrics and /status are served; "off" for nowhere
+    #[arg(long, value_name = "IP:PORT", help_heading = "Daemon options")]
+    pub admin: Option<String>,
+
+    /// How long a clean stop may take before it is cut short
+    #[arg(long, value_name = "DURATION", help_heading = "Daemon options")]
+    pub shutdown_grace: Option<String>,
+}
+
+impl DaemonArgs {
+    /// Takes the flags in, as settings of the given section.
+    pub fn flags(self, section: &str, flags: Flags) -> Flags {
+        let Self { admin, shutdown_grace } = self;
+        flags.set(&format!("{section}.admin"), "--admin", admin).set(
+            &format!("{section}.shutdown-grace"),
+            "--shutdown-grace",
+            shutdown_grace,
+        )
+    }
+}
+
+/// What every daemon can be set to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    pub admin: AdminAddress,
+    /// How long a clean stop may take before it is cut short.
+    pub grace: Duration,
+}
+
+impl Options {
+    /// Reads `<section>.admin` and `<section>.shutdown-grace`. Each daemon has its own default
+    /// `port`, so that one of each runs on a host without being told.
+    pub fn read(reader: &mut Reader, section: &str, port: u16) -> Self {
+        let default = AdminAddress::IfFree(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        Self {
+            admin: reader.get(&format!("{section}.admin"), default),
+            grace: reader.get(&format!("{section}.shutdown-grace"), Duration::from_secs(30)),
+        }
+    }
+}
+
+/// Where the admin HTTP server listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdminAddress {
+    Off,
+    Listen(SocketAddr),
+    /// The default: a second daemon of a kind on one host does without, and says so.
+    IfFree(SocketAddr),
+}
+
+impl Setting for AdminAddress {
+    const KINDS: &'static [Kind] = &[Kind::Text];
+
+    fn parse(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        let problem = |_| format!("{text:?} is not an IP:PORT such as 127.0.0.1:9571, nor off");
+        text.parse().map(Self::Listen).map_err(problem)
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Off => "off".into(),
+            Self::Listen(address) | Self::IfFree(address) => address.to_string(),
+        }
+    }
+}
