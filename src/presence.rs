@@ -1,1 +1,0 @@
-//! Keys that exist as long as this process does.
