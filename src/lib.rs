@@ -12,6 +12,7 @@ pub mod election;
 pub mod error;
 pub mod haproxy;
 pub mod model;
+pub mod output;
 pub mod presence;
 pub mod register;
 pub mod registry;

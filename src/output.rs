@@ -1,0 +1,73 @@
+//! What commands print on stdout: the result and nothing else, in a form for people or for programs.
+
+use std::io::{ErrorKind, Write as _};
+
+use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use crate::error::CommandResult;
+
+/// The form of a command's result.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum OutputFormat {
+    /// For people: aligned columns, coloured on a terminal.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// Writes text to stdout; colours only reach a terminal, and a closed pipe is a success.
+pub fn print(text: &str) -> CommandResult {
+    let mut stdout = anstream::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Writes a value as JSON, indented, with a newline.
+pub fn print_json(value: &impl Serialize) -> CommandResult {
+    let text = serde_json::to_string_pretty(value).map_err(anyhow::Error::new)?;
+    print(&format!("{text}\n"))
+}
+
+/// Writes a value as one line of JSON: for streams.
+pub fn print_json_line(value: &impl Serialize) -> CommandResult {
+    let text = serde_json::to_string(value).map_err(anyhow::Error::new)?;
+    print(&format!("{text}\n"))
+}
+
+/// An empty table in the project's look: no lines, two spaces between columns.
+pub fn table<const N: usize>(columns: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .enforce_styling()
+        .set_header(columns.map(|column| Cell::new(column).fg(Color::DarkGrey)));
+    table.style_text_only();
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table
+}
+
+/// A table as text, without the blanks that pad its last column.
+pub fn render(table: &Table) -> String {
+    table.lines().fold(String::new(), |text, line| text + line.trim_end() + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_plain_columns_without_trailing_blanks() {
+        let mut table = table(["SLOT", "STATE"]);
+        table.add_row(["1", "ready"]);
+        table.add_row(["10", "x"]);
+        let plain = anstream::adapter::strip_str(&render(&table)).to_string();
+        assert_eq!(plain, "SLOT  STATE\n1     ready\n10    x\n");
+    }
+}
