@@ -35,9 +35,13 @@ pub use watch::{Change, Mirror, Watch, WatchEvent};
 /// The largest value every backend can hold, in bytes.
 pub const MAX_VALUE_LEN: usize = 256 * 1024;
 
-/// Most guards and writes in one commit, together (DynamoDB's limit is 100 items, one of which is
-/// the head; etcd's default is 128 operations).
-pub const MAX_TXN_LEN: usize = 96;
+/// Most guards and writes in one commit, together: etcd takes 128 operations by default and needs
+/// two of them for some guards; DynamoDB takes 100 items, one of which is the head.
+pub const MAX_TXN_LEN: usize = 64;
+
+/// Most bytes of keys and values in one commit, together: etcd takes requests of 1.5 MiB by
+/// default, DynamoDB of 4 MiB.
+pub const MAX_TXN_BYTES: usize = 1024 * 1024;
 
 /// A store that any number of tasks share.
 pub type SharedStore = Arc<dyn Store>;
@@ -114,7 +118,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// An empty transaction is `Unsupported`; two writes to one key are `Unsupported`. A put with a
     /// dead lease is `LeaseExpired`. A value over [`MAX_VALUE_LEN`] or a transaction over
-    /// [`MAX_TXN_LEN`] is `TooLarge`.
+    /// [`MAX_TXN_LEN`] or [`MAX_TXN_BYTES`] is `TooLarge`.
     async fn commit(&self, txn: Txn) -> Result<Commit>;
 
     /// Starts at once and never ends by itself: while the store is away it says `Interrupted` once

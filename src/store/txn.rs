@@ -2,7 +2,9 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use super::{Error, ErrorKind, Key, LeaseId, MAX_TXN_LEN, MAX_VALUE_LEN, Result, Revision};
+use super::{
+    Error, ErrorKind, Key, LeaseId, MAX_TXN_BYTES, MAX_TXN_LEN, MAX_VALUE_LEN, Result, Revision,
+};
 
 /// What must hold for a commit to happen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +44,15 @@ impl Write {
         match self {
             Self::Put { key, .. } | Self::Delete { key } => key,
         }
+    }
+
+    /// Bytes of its key and value.
+    pub(crate) fn len(&self) -> usize {
+        let value = match self {
+            Self::Put { value, .. } => value.len(),
+            Self::Delete { .. } => 0,
+        };
+        self.key().as_str().len() + value
     }
 }
 
@@ -98,6 +109,8 @@ impl Txn {
                 format!("{len} guards and writes; a transaction has at most {MAX_TXN_LEN}");
             return fail(ErrorKind::TooLarge, reason);
         }
+        let bytes: usize = self.guards.iter().map(|g| g.key().as_str().len()).sum::<usize>()
+            + self.writes.iter().map(Write::len).sum::<usize>();
         let mut keys = BTreeSet::new();
         for write in &self.writes {
             if !keys.insert(write.key()) {
@@ -114,6 +127,12 @@ impl Txn {
                 );
                 return fail(ErrorKind::TooLarge, reason);
             }
+        }
+        if bytes > MAX_TXN_BYTES {
+            let reason = format!(
+                "{bytes} bytes of keys and values; a transaction has at most {MAX_TXN_BYTES}"
+            );
+            return fail(ErrorKind::TooLarge, reason);
         }
         Ok(())
     }
