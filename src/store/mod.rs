@@ -13,8 +13,10 @@
 mod error;
 mod key;
 mod memory;
+mod settings;
 mod txn;
 mod url;
+mod url_text;
 mod watch;
 
 use std::fmt;
@@ -28,8 +30,9 @@ use serde::{Deserialize, Serialize};
 pub use error::{Error, ErrorKind, Result};
 pub use key::{Key, KeyError, Prefix};
 pub use memory::MemoryStore;
+pub use settings::{StoreSettings, open_from};
 pub use txn::{Guard, Txn, Write};
-pub use url::{StoreUrl, StoreUrlError, open};
+pub use url::{EtcdUrl, SqliteUrl, StoreUrl, StoreUrlError};
 pub use watch::{Change, Mirror, Watch, WatchEvent};
 
 /// The largest value every backend can hold, in bytes.
@@ -42,6 +45,16 @@ pub const MAX_TXN_LEN: usize = 64;
 /// Most bytes of keys and values in one commit, together: etcd takes requests of 1.5 MiB by
 /// default, DynamoDB of 4 MiB.
 pub const MAX_TXN_BYTES: usize = 1024 * 1024;
+
+/// Opens the store a URL names.
+pub async fn open(url: &StoreUrl) -> Result<SharedStore> {
+    match url {
+        StoreUrl::Memory => Ok(Arc::new(MemoryStore::new())),
+        StoreUrl::Sqlite(_) | StoreUrl::Etcd(_) => {
+            Err(Error::new(ErrorKind::Unsupported, "store", "open", url, "not built yet"))
+        }
+    }
+}
 
 /// A store that any number of tasks share.
 pub type SharedStore = Arc<dyn Store>;
