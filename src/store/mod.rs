@@ -11,6 +11,8 @@
 //! Every implementation and wrapper passes the whole of [`conformance`].
 
 mod error;
+mod faulty;
+mod instrumented;
 mod key;
 mod memory;
 mod settings;
@@ -28,6 +30,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use error::{Error, ErrorKind, Result};
+pub use faulty::{Faults, Faulty};
+pub use instrumented::Instrumented;
 pub use key::{Key, KeyError, Prefix};
 pub use memory::MemoryStore;
 pub use settings::{StoreSettings, open_from};
@@ -46,10 +50,10 @@ pub const MAX_TXN_LEN: usize = 64;
 /// default, DynamoDB of 4 MiB.
 pub const MAX_TXN_BYTES: usize = 1024 * 1024;
 
-/// Opens the store a URL names.
+/// Opens the store a URL names, [`Instrumented`].
 pub async fn open(url: &StoreUrl) -> Result<SharedStore> {
     match url {
-        StoreUrl::Memory => Ok(Arc::new(MemoryStore::new())),
+        StoreUrl::Memory => Ok(Arc::new(Instrumented::new(MemoryStore::new()))),
         StoreUrl::Sqlite(_) | StoreUrl::Etcd(_) => {
             Err(Error::new(ErrorKind::Unsupported, "store", "open", url, "not built yet"))
         }
@@ -145,4 +149,40 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Ends the lease and deletes its keys now. Ending a dead lease is not an error.
     async fn revoke(&self, lease: LeaseId) -> Result<()>;
+}
+
+/// So that wrappers take a shared store, too.
+#[async_trait]
+impl<S: Store + ?Sized> Store for Arc<S> {
+    fn name(&self) -> &'static str {
+        (**self).name()
+    }
+
+    async fn get(&self, key: &Key) -> Result<Option<Entry>> {
+        (**self).get(key).await
+    }
+
+    async fn list(&self, prefix: &Prefix) -> Result<Listing> {
+        (**self).list(prefix).await
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Commit> {
+        (**self).commit(txn).await
+    }
+
+    async fn watch(&self, prefix: &Prefix) -> Result<Watch> {
+        (**self).watch(prefix).await
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<Lease> {
+        (**self).grant(ttl).await
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<Duration> {
+        (**self).keep_alive(lease).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<()> {
+        (**self).revoke(lease).await
+    }
 }
