@@ -4,11 +4,11 @@ use crate::store::Revision;
 /// How far a leaving server has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Departure {
-    /// It may stop: it holds no slot, its slot is at rest, or every live HAProxy drained it and
-    /// has no session on it.
-    Done,
-    /// What it still waits for, in a sentence fragment.
+    /// New sessions may still come; what is waited for, in a sentence fragment.
     Waiting(String),
+    /// No new session comes: it holds no slot, its slot is at rest, or every live HAProxy has
+    /// drained it. What they said they still have on it.
+    Drained { sessions: u64 },
 }
 
 /// How far the server with this id has come in leaving a backend.
@@ -28,25 +28,20 @@ pub fn departure<'a>(
     if let Some((number, _, _)) = held.iter().find(|(_, _, r)| r.state == SlotState::Ready) {
         return Departure::Waiting(format!("slot {number} to be drained"));
     }
-    if held.is_empty() {
-        return Departure::Done;
-    }
+    let mut sessions: u64 = 0;
     for report in reports {
         let Some(seen) = report.backends.get(backend) else {
             continue;
         };
         for (number, modified, _) in &held {
-            let sessions = seen.sessions.get(number).copied().unwrap_or(0);
             if seen.applied < *modified {
                 return Departure::Waiting(format!("HAProxy {} to drain it", report.name));
             }
-            if sessions > 0 {
-                let name = &report.name;
-                return Departure::Waiting(format!("{sessions} sessions on HAProxy {name} to end"));
-            }
+            let here = seen.sessions.get(number).copied().unwrap_or(0);
+            sessions = sessions.saturating_add(here);
         }
     }
-    Departure::Done
+    Departure::Drained { sessions }
 }
 
 #[cfg(test)]
@@ -83,14 +78,16 @@ mod tests {
         departure(&"a".parse().unwrap(), &"web".parse().unwrap(), slots, reports)
     }
 
+    const NONE: Departure = Departure::Drained { sessions: 0 };
+
     fn waits_for(departure: Departure, text: &str) {
         assert_eq!(departure, Departure::Waiting(text.into()));
     }
 
     #[test]
     fn a_server_without_a_slot_of_its_own_may_go() {
-        assert_eq!(of_a(&slot("b", SlotState::Ready), &[report("web", 0, 9)]), Departure::Done);
-        assert_eq!(of_a(&slot("a", SlotState::Rest), &[report("web", 0, 9)]), Departure::Done);
+        assert_eq!(of_a(&slot("b", SlotState::Ready), &[report("web", 0, 9)]), NONE);
+        assert_eq!(of_a(&slot("a", SlotState::Rest), &[report("web", 0, 9)]), NONE);
     }
 
     #[test]
@@ -99,21 +96,19 @@ mod tests {
     }
 
     #[test]
-    fn every_live_haproxy_must_have_applied_the_drain_and_emptied_it() {
+    fn every_live_haproxy_must_have_applied_the_drain_and_their_sessions_add_up() {
         let draining = slot("a", SlotState::Drain);
         let with = |reports: &[HaproxyReport]| of_a(&draining, reports);
         waits_for(with(&[report("web", 6, 0)]), "HAProxy lb1 to drain it");
-        waits_for(
-            with(&[report("web", 7, 0), report("web", 8, 2)]),
-            "2 sessions on HAProxy lb1 to end",
-        );
-        assert_eq!(with(&[report("web", 7, 0)]), Departure::Done);
+        let two = with(&[report("web", 7, 1), report("web", 8, 2)]);
+        assert_eq!(two, Departure::Drained { sessions: 3 });
+        assert_eq!(with(&[report("web", 7, 0)]), NONE);
     }
 
     #[test]
     fn a_haproxy_without_the_backend_or_none_at_all_holds_nothing_up() {
         let draining = slot("a", SlotState::Drain);
-        assert_eq!(of_a(&draining, &[report("other", 0, 5)]), Departure::Done);
-        assert_eq!(of_a(&draining, &[]), Departure::Done);
+        assert_eq!(of_a(&draining, &[report("other", 0, 5)]), NONE);
+        assert_eq!(of_a(&draining, &[]), NONE);
     }
 }

@@ -6,6 +6,8 @@
 
 mod departure;
 mod listing;
+mod registrar;
 
 pub use departure::{Departure, departure};
 pub use listing::{Registrations, Unreadable, read, read_all};
+pub use registrar::{Left, Registrar, RegistrarState, Until};
