@@ -14,7 +14,7 @@ mod time;
 mod weight;
 
 pub use address::{AddressError, ServerAddress};
-pub use name::{BackendName, EndpointId, HaproxyName, Label, NameError, ServerName};
+pub use name::{BackendName, EndpointId, HaproxyName, Label, NameError, ServerName, ServerPrefix};
 pub use ramp::{Ramp, RampError};
 pub use slot::SlotNumber;
 pub use table::{

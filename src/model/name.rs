@@ -3,6 +3,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::SlotNumber;
+
 /// A name that was refused, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{kind} {shown:?} {problem}")]
@@ -16,14 +18,14 @@ pub struct NameError {
 /// Longest name in bytes, so that a key built of several names stays under 1 KiB.
 const MAX_LEN: usize = 128;
 
-fn check(kind: &'static str, text: &str, extra: &str) -> Result<(), NameError> {
+fn check(kind: &'static str, text: &str, extra: &str, max_len: usize) -> Result<(), NameError> {
     let fail =
         |problem: String| Err(NameError { kind, shown: text.chars().take(40).collect(), problem });
     if text.is_empty() {
         return fail("is empty".into());
     }
-    if text.len() > MAX_LEN {
-        return fail(format!("is longer than {MAX_LEN} bytes"));
+    if text.len() > max_len {
+        return fail(format!("is longer than {max_len} bytes"));
     }
     match text
         .chars()
@@ -53,7 +55,7 @@ macro_rules! name {
             type Err = NameError;
 
             fn from_str(text: &str) -> Result<Self, NameError> {
-                check($kind, text, $extra)?;
+                check($kind, text, $extra, MAX_LEN)?;
                 Ok(Self(text.to_owned()))
             }
         }
@@ -62,7 +64,7 @@ macro_rules! name {
             type Error = NameError;
 
             fn try_from(text: String) -> Result<Self, NameError> {
-                check($kind, &text, $extra)?;
+                check($kind, &text, $extra, MAX_LEN)?;
                 Ok(Self(text))
             }
         }
@@ -120,6 +122,45 @@ name!(
     "[]@+%"
 );
 
+/// What stands before the slot's number in a server's name, as in `server-template srv 1-10`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServerPrefix(ServerName);
+
+impl ServerPrefix {
+    /// The name of a slot's server: `srv7`.
+    pub fn server(&self, slot: SlotNumber) -> ServerName {
+        ServerName(format!("{}{slot}", self.0.0))
+    }
+
+    /// The slot that a server of this name is the place of. `srv07` is another server, not another
+    /// spelling of `srv7`.
+    pub fn slot(&self, server: &str) -> Option<SlotNumber> {
+        let number = server.strip_prefix(self.0.as_str())?;
+        let slot: SlotNumber = number.parse().ok()?;
+        (slot.to_string() == number).then_some(slot)
+    }
+
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl FromStr for ServerPrefix {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        // The longest number has to fit behind it.
+        check("server name prefix", text, "", MAX_LEN - SlotNumber::MAX.padded().len())?;
+        Ok(Self(ServerName(text.to_owned())))
+    }
+}
+
+impl fmt::Display for ServerPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,5 +188,17 @@ mod tests {
             good.parse::<BackendName>().unwrap();
         }
         "[2001:db8::1]:80".parse::<EndpointId>().unwrap();
+    }
+
+    #[test]
+    fn a_prefix_and_a_slot_make_a_name_and_back() {
+        let prefix: ServerPrefix = "srv".parse().unwrap();
+        let slot = SlotNumber::new(7).unwrap();
+        assert_eq!(prefix.server(slot).as_str(), "srv7");
+        assert_eq!(prefix.slot("srv7"), Some(slot));
+        for other in ["srv07", "srv", "srv+7", "srv7x", "web7", "srv0", "srv100000", "srv-7"] {
+            assert_eq!(prefix.slot(other), None, "{other} was taken for a slot");
+        }
+        assert!("x".repeat(124).parse::<ServerPrefix>().is_err());
     }
 }

@@ -1,5 +1,17 @@
 //! `lbctl sync-haproxy`.
 
+#![allow(dead_code, reason = "the driver follows")]
+
+mod desired;
+mod names;
+mod plan;
+mod predict;
+mod problem;
+mod table;
+mod target;
+#[cfg(test)]
+mod testing;
+
 use crate::config::Globals;
 use crate::error::{CommandError, CommandResult, Kind};
 

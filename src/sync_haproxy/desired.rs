@@ -1,0 +1,164 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::table::{Held, Table};
+use super::target::Target;
+use crate::model::{ServerAddress, SlotNumber, SlotRecord, SlotState, Timestamp, Weight};
+
+/// What one slot's server is to be in one HAProxy backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Desired {
+    Maint,
+    Drain {
+        address: ServerAddress,
+    },
+    Ready {
+        address: ServerAddress,
+        weight: Weight,
+        /// Its ramp begins at weight 0, so that a ready server of weight 0 is a usual sight.
+        from_zero: bool,
+    },
+    /// Nobody knows what it should be.
+    KeepAsIs,
+}
+
+impl Desired {
+    /// Whether a server has to be there for it.
+    pub fn needs_server(self) -> bool {
+        matches!(self, Self::Drain { .. } | Self::Ready { .. })
+    }
+}
+
+/// What every slot of a HAProxy backend is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    slots: BTreeMap<SlotNumber, Desired>,
+    /// How many places the backend needs.
+    pub places: u32,
+}
+
+impl Wanted {
+    /// At `now`, which decides the ramps.
+    pub fn compute(table: &Table, target: &Target, now: Timestamp) -> Self {
+        let slots =
+            table.slots.iter().map(|(slot, held)| (*slot, of(held, table, target, now))).collect();
+        Self { slots, places: table.places() }
+    }
+
+    /// A slot without an entry is in maint: it is free, or the table is shorter than the backend.
+    pub fn of(&self, slot: SlotNumber) -> Desired {
+        self.slots.get(&slot).copied().unwrap_or(Desired::Maint)
+    }
+
+    /// The slots that are not simply free.
+    pub fn held(&self) -> impl Iterator<Item = (SlotNumber, Desired)> {
+        self.slots.iter().map(|(slot, desired)| (*slot, *desired))
+    }
+}
+
+/// How long from `now` until a ramp takes its next step.
+pub fn next_step(table: &Table, now: Timestamp) -> Option<Duration> {
+    let ready = table.slots.values().filter_map(|held| match held {
+        Held::By(record) if record.state == SlotState::Ready => Some(record),
+        Held::By(_) | Held::Unknown => None,
+    });
+    let ramp = &table.spec.ramp;
+    ready.filter_map(|r| ramp.next_change(r.started, now, r.endpoint.weight)).min()
+}
+
+fn of(held: &Held, table: &Table, target: &Target, now: Timestamp) -> Desired {
+    let Held::By(record) = held else {
+        return Desired::KeepAsIs;
+    };
+    if record.state == SlotState::Rest || !target.takes.takes(&record.endpoint) {
+        return Desired::Maint;
+    }
+    match (record.state, address(record, target)) {
+        (_, None) => Desired::KeepAsIs,
+        (SlotState::Drain, Some(address)) => Desired::Drain { address },
+        (SlotState::Ready | SlotState::Rest, Some(address)) => {
+            let (ramp, own) = (&table.spec.ramp, record.endpoint.weight);
+            Desired::Ready {
+                address,
+                weight: ramp.weight_at(record.started, now, own),
+                from_zero: ramp.min.min(ramp.target(own)) == Weight::ZERO,
+            }
+        }
+    }
+}
+
+fn address(record: &SlotRecord, target: &Target) -> Option<ServerAddress> {
+    let address = record.endpoint.address;
+    target.port.map_or(Some(address), |port| address.with_port(port).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Endpoint;
+    use crate::sync_haproxy::target::{Filter, Selector};
+    use crate::sync_haproxy::testing::{at, endpoint, held, table, target};
+
+    fn slot(number: u32) -> SlotNumber {
+        SlotNumber::new(number).unwrap()
+    }
+
+    fn in_zone(id: &str, zone: &str) -> Endpoint {
+        Endpoint { zone: Some(zone.parse().unwrap()), ..endpoint(id) }
+    }
+
+    fn zones(names: &[&str]) -> Filter {
+        Filter { zones: names.iter().map(|n| n.parse().unwrap()).collect(), ..Filter::default() }
+    }
+
+    fn with(takes: Selector) -> Target {
+        Target { takes, ..target() }
+    }
+
+    #[test]
+    fn every_slot_has_a_decision_in_every_backend() {
+        let table = table(&[
+            (1, held(in_zone("a", "z1"), SlotState::Ready)),
+            (2, held(in_zone("b", "z2"), SlotState::Ready)),
+            (3, held(endpoint("c"), SlotState::Ready)),
+        ]);
+        let served = |takes| {
+            let wanted = Wanted::compute(&table, &with(takes), at(0));
+            [1, 2, 3, 4].map(|n| wanted.of(slot(n)).needs_server())
+        };
+        assert_eq!(served(Selector::Matching(zones(&["z1"]))), [true, false, false, false]);
+        assert_eq!(served(Selector::NoneOf(vec![zones(&["z1"])])), [false, true, true, false]);
+        assert_eq!(served(Selector::NoneOf(vec![])), [true, true, true, false]);
+        let both = vec![zones(&["z1"]), zones(&["z2"])];
+        assert_eq!(served(Selector::NoneOf(both)), [false, false, true, false]);
+    }
+
+    #[test]
+    fn a_freed_slot_is_in_maint_also_where_its_endpoint_was_not_taken() {
+        let rest = table(&[(1, held(in_zone("a", "z2"), SlotState::Rest))]);
+        for takes in [Selector::Matching(zones(&["z1"])), Selector::NoneOf(vec![])] {
+            assert_eq!(Wanted::compute(&rest, &with(takes), at(0)).of(slot(1)), Desired::Maint);
+        }
+    }
+
+    #[test]
+    fn the_weight_follows_the_ramp_and_the_next_step_is_known() {
+        let table = table(&[(1, held(endpoint("a"), SlotState::Ready))]);
+        let weight = |now| match Wanted::compute(&table, &target(), at(now)).of(slot(1)) {
+            Desired::Ready { weight, .. } => weight.get(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!([weight(0), weight(9_999), weight(10_000)], [10, 10, 20]);
+        assert_eq!(next_step(&table, at(4_000)), Some(Duration::from_secs(6)));
+        assert_eq!(next_step(&table, at(1_000_000)), None);
+    }
+
+    #[test]
+    fn a_port_of_the_target_replaces_the_endpoints_own() {
+        let table = table(&[(1, held(endpoint("a"), SlotState::Drain))]);
+        let target = Target { port: Some(8080), ..target() };
+        let wanted = Wanted::compute(&table, &target, at(0)).of(slot(1));
+        let address = endpoint("a").address.with_port(8080).unwrap();
+        assert_eq!(wanted, Desired::Drain { address });
+    }
+}

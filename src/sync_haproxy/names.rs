@@ -1,0 +1,127 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::problem::Problem;
+use super::target::{Mode, Target};
+use crate::haproxy::ObservedServer;
+use crate::model::{ServerName, ServerPrefix, SlotNumber};
+
+/// Which of a backend's servers are places for slots.
+#[derive(Debug)]
+pub struct Places<'a> {
+    prefix: ServerPrefix,
+    pub slots: BTreeMap<SlotNumber, &'a ObservedServer>,
+    /// The other servers, which are left alone: names by id.
+    pub foreign: BTreeMap<u32, String>,
+}
+
+/// Finds the places for slots among a backend's servers: those named PREFIX1, PREFIX2, ….
+///
+/// A target without a prefix is of slots mode, and its prefix is detected: there has to be just one
+/// family of such names.
+pub fn places<'a>(
+    target: &Target,
+    servers: &'a [ObservedServer],
+    need: u32,
+) -> Result<Places<'a>, Problem> {
+    let prefix = match &target.prefix {
+        Some(prefix) => prefix.clone(),
+        None => detect(target, servers, need)?,
+    };
+    let mut places = Places { prefix, slots: BTreeMap::new(), foreign: BTreeMap::new() };
+    for server in servers {
+        match places.prefix.slot(&server.name) {
+            Some(slot) => {
+                places.slots.insert(slot, server);
+            }
+            None => {
+                places.foreign.insert(server.id, server.name.clone());
+            }
+        }
+    }
+    Ok(places)
+}
+
+impl Places<'_> {
+    /// The name of a slot's server.
+    pub fn name(&self, slot: SlotNumber) -> ServerName {
+        self.prefix.server(slot)
+    }
+
+    /// The problem where fewer places are there than the table has slots.
+    pub fn missing(&self, target: &Target, need: u32) -> Option<Problem> {
+        if target.mode != Mode::Slots {
+            return None;
+        }
+        let mut missing = SlotNumber::first(need).filter(|slot| !self.slots.contains_key(slot));
+        let first = missing.next()?;
+        Some(Problem::TooFewPlaces {
+            backend: target.backend.clone(),
+            prefix: self.prefix.clone(),
+            need,
+            missing: 1 + missing.count(),
+            first,
+        })
+    }
+}
+
+fn detect(target: &Target, servers: &[ObservedServer], need: u32) -> Result<ServerPrefix, Problem> {
+    let families: BTreeSet<ServerPrefix> = servers.iter().filter_map(|s| family(&s.name)).collect();
+    let backend = target.backend.clone();
+    let mut names = families.into_iter();
+    match (names.next(), names.next()) {
+        (Some(only), None) => Ok(only),
+        (None, _) => Err(Problem::NoPlaces { backend, need }),
+        (Some(first), Some(second)) => {
+            let families = [first, second].into_iter().chain(names).collect();
+            Err(Problem::Ambiguous { backend, families })
+        }
+    }
+}
+
+/// `srv` of `srv12`.
+fn family(name: &str) -> Option<ServerPrefix> {
+    let prefix: ServerPrefix = name.trim_end_matches(|c: char| c.is_ascii_digit()).parse().ok()?;
+    prefix.slot(name).map(|_| prefix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync_haproxy::testing::{named, target};
+
+    fn found(names: &[&str]) -> Result<Vec<u32>, Problem> {
+        let servers: Vec<ObservedServer> = names.iter().map(|name| named(name)).collect();
+        let detecting = Target { prefix: None, ..target() };
+        places(&detecting, &servers, 2).map(|p| p.slots.keys().map(|s| s.get()).collect())
+    }
+
+    #[test]
+    fn the_only_family_of_numbered_names_is_found() {
+        assert_eq!(found(&["web-1", "web-2", "backup"]), Ok(vec![1, 2]));
+        assert_eq!(found(&["a1b7"]), Ok(vec![7]));
+    }
+
+    #[test]
+    fn none_or_several_families_are_a_problem_that_says_what_to_write() {
+        let none = found(&["backup", "other01"]).unwrap_err().to_string();
+        assert!(none.contains("server-template srv 1-2 "), "{none}");
+        let several = found(&["srv1", "old1", "old2"]).unwrap_err().to_string();
+        assert!(
+            several.contains("(old, srv)") && several.contains("--backend app/old"),
+            "{several}"
+        );
+    }
+
+    #[test]
+    fn missing_places_name_the_line_to_change() {
+        let servers = [named("srv1"), named("srv2")];
+        let places = places(&target(), &servers, 4).unwrap();
+        assert_eq!(places.missing(&target(), 2), None);
+        let problem = places.missing(&target(), 4).unwrap().to_string();
+        assert!(
+            problem.contains("no place for 2 of the table's 4 slots, the first is srv3"),
+            "{problem}"
+        );
+        assert!(problem.contains("\"server-template srv 1-4 "), "{problem}");
+    }
+}

@@ -1,0 +1,317 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::desired::{Desired, Wanted};
+use super::names::{self, Places};
+use super::problem::Problem;
+use super::target::{Dynamic, Mode, Target};
+use crate::haproxy::{AdminState, Command, ObservedServer, ServerRef};
+use crate::model::{ServerAddress, SlotNumber, Weight};
+
+/// What one pass has learnt of a HAProxy backend from the replies to its commands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Learnt {
+    /// Its load-balancing algorithm takes no weights but 0 and the configured one.
+    pub static_weights: bool,
+    /// Slots whose commands were refused, with the reply: not tried again in this pass.
+    pub refused: BTreeMap<SlotNumber, String>,
+}
+
+/// What to do now for one HAProxy backend. A slot may need several rounds: after each one observe
+/// and plan again, until there are no more commands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Safe to send at once, in this order.
+    pub commands: Vec<Command>,
+    /// Slots whose server is not what it should be; a refused one stays here.
+    pub drift: BTreeSet<SlotNumber>,
+    /// Held slots that HAProxy has no place for.
+    pub unplaced: Vec<SlotNumber>,
+    /// Dynamic servers in maint that are still to be deleted.
+    pub leftovers: BTreeSet<SlotNumber>,
+    pub problems: Vec<Problem>,
+}
+
+/// Plans the next round. `servers` is the observed backend, `None` where HAProxy has no such one.
+pub fn plan(
+    target: &Target,
+    wanted: &Wanted,
+    servers: Option<&[ObservedServer]>,
+    learnt: &Learnt,
+) -> Plan {
+    let held: Vec<SlotNumber> =
+        wanted.held().filter(|(_, d)| d.needs_server()).map(|(slot, _)| slot).collect();
+    let unusable = |problem| Plan {
+        drift: held.iter().copied().collect(),
+        unplaced: held.clone(),
+        problems: vec![problem],
+        ..Plan::default()
+    };
+    let Some(servers) = servers else {
+        return unusable(Problem::NoBackend { backend: target.backend.clone() });
+    };
+    match names::places(target, servers, wanted.places) {
+        Ok(places) => Planner { target, wanted, learnt, places }.plan(),
+        Err(problem) => unusable(problem),
+    }
+}
+
+/// What is done first: dead servers leave before anything else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Urgency {
+    Stop,
+    Move,
+    Start,
+    Weigh,
+    Delete,
+}
+
+struct Step {
+    urgency: Urgency,
+    commands: Vec<Command>,
+}
+
+struct Planner<'a> {
+    target: &'a Target,
+    wanted: &'a Wanted,
+    learnt: &'a Learnt,
+    places: Places<'a>,
+}
+
+impl Planner<'_> {
+    fn plan(&self) -> Plan {
+        let mut plan = Plan { problems: self.problems(), ..Plan::default() };
+        let mut steps: Vec<Step> = Vec::new();
+        for slot in self.slots() {
+            let (step, drifts) = self.slot(slot, &mut plan);
+            if drifts {
+                plan.drift.insert(slot);
+            }
+            if !self.learnt.refused.contains_key(&slot) {
+                steps.extend(step);
+            }
+        }
+        steps.sort_by_key(|step| step.urgency);
+        plan.commands = steps.into_iter().flat_map(|step| step.commands).collect();
+        plan
+    }
+
+    /// Every slot that the table or HAProxy has.
+    fn slots(&self) -> BTreeSet<SlotNumber> {
+        self.wanted.held().map(|(slot, _)| slot).chain(self.places.slots.keys().copied()).collect()
+    }
+
+    /// A slot's next step, and whether it differs from what is wanted.
+    fn slot(&self, slot: SlotNumber, plan: &mut Plan) -> (Option<Step>, bool) {
+        let desired = self.wanted.of(slot);
+        match (self.places.slots.get(&slot), &self.target.mode) {
+            (Some(server), Mode::Dynamic(_)) if desired == Desired::Maint => {
+                let step = self.delete(slot, server);
+                let in_maint = step.urgency == Urgency::Delete;
+                if in_maint {
+                    plan.leftovers.insert(slot);
+                }
+                (Some(step), !in_maint)
+            }
+            (Some(server), _) => {
+                let step = self.change(slot, desired, server);
+                let drifts = step.is_some();
+                (step, drifts)
+            }
+            (None, _) if !desired.needs_server() => (None, false),
+            (None, Mode::Slots) => {
+                plan.unplaced.push(slot);
+                (None, true)
+            }
+            (None, Mode::Dynamic(dynamic)) => match self.add(slot, desired, dynamic) {
+                Ok(step) => (Some(step), true),
+                Err(problem) => {
+                    plan.problems.push(problem);
+                    plan.unplaced.push(slot);
+                    (None, true)
+                }
+            },
+        }
+    }
+
+    fn change(&self, slot: SlotNumber, desired: Desired, server: &ObservedServer) -> Option<Step> {
+        let name = self.server(slot);
+        let admin = server.admin.state();
+        let set = |state| Command::SetState { server: name.clone(), state };
+        let stop = |state| Some(Step { urgency: Urgency::Stop, commands: vec![set(state)] });
+        let address = match desired {
+            Desired::KeepAsIs => return None,
+            Desired::Maint if admin == AdminState::Maint => return None,
+            Desired::Maint => return stop(AdminState::Maint),
+            Desired::Drain { address } | Desired::Ready { address, .. } => address,
+        };
+        if !shows(server, address) {
+            return Some(self.relocate(&name, server, address));
+        }
+        match (desired, admin) {
+            (Desired::Ready { weight, from_zero, .. }, AdminState::Ready) => {
+                self.reweigh(&name, server, weight, from_zero)
+            }
+            (Desired::Ready { weight, from_zero, .. }, AdminState::Drain) => {
+                Some(self.resume(&name, server, weight, from_zero))
+            }
+            (Desired::Ready { weight, .. }, AdminState::Maint) => {
+                Some(self.start(&name, server, AdminState::Ready, weight))
+            }
+            (_, AdminState::Maint) => {
+                Some(self.start(&name, server, AdminState::Drain, Weight::ZERO))
+            }
+            (_, AdminState::Drain) => None,
+            (_, AdminState::Ready) => stop(AdminState::Drain),
+        }
+    }
+
+    /// Another address, never under a server that is not in maint: it would keep its health, and
+    /// since HAProxy 2.9 the address changes some time after the reply. What follows has to wait
+    /// for the round in which the address shows.
+    fn relocate(&self, name: &ServerRef, server: &ObservedServer, address: ServerAddress) -> Step {
+        let maint = (server.admin.state() != AdminState::Maint)
+            .then(|| Command::SetState { server: name.clone(), state: AdminState::Maint });
+        let address = Command::SetAddress { server: name.clone(), address };
+        Step { urgency: Urgency::Move, commands: maint.into_iter().chain([address]).collect() }
+    }
+
+    /// Leaving maint makes a server UP at once, before any health check (management guide, "set
+    /// server <b>/<s> state"), so a checked one leaves it with weight 0, is set down and gets its
+    /// weight back: no request meets it until its checks have passed.
+    fn start(
+        &self,
+        name: &ServerRef,
+        server: &ObservedServer,
+        state: AdminState,
+        weight: Weight,
+    ) -> Step {
+        let weight = self.possible(weight, server);
+        let enable = match &self.target.mode {
+            // An operator may have switched checks off on a server of the configuration; a dynamic
+            // one merely begins without.
+            Mode::Dynamic(_) if server.checked && !server.check_enabled => {
+                Some(Command::EnableHealth { server: name.clone() })
+            }
+            Mode::Dynamic(_) | Mode::Slots => None,
+        };
+        let leave = Command::SetState { server: name.clone(), state };
+        let mut commands = Vec::new();
+        if enable.is_some() || server.check_enabled {
+            // A static algorithm would not take the weight back that it had to give away.
+            let gate = if self.learnt.static_weights { weight } else { Weight::ZERO };
+            commands.extend(self.weigh(name, server.weight, gate));
+            commands.extend(enable);
+            commands.extend([leave, Command::SetHealthDown { server: name.clone() }]);
+            commands.extend(self.weigh(name, gate.get(), weight));
+        } else {
+            commands.extend(self.weigh(name, server.weight, weight));
+            commands.push(leave);
+        }
+        Step { urgency: Urgency::Start, commands }
+    }
+
+    /// The weight of a ready server.
+    fn reweigh(
+        &self,
+        name: &ServerRef,
+        server: &ObservedServer,
+        weight: Weight,
+        from_zero: bool,
+    ) -> Option<Step> {
+        let weigh = self.weigh(name, server.weight, self.possible(weight, server))?;
+        let down =
+            cut_short(server, from_zero).then(|| Command::SetHealthDown { server: name.clone() });
+        Some(Step { urgency: Urgency::Weigh, commands: down.into_iter().chain([weigh]).collect() })
+    }
+
+    /// Back from drain, where it kept its health.
+    fn resume(
+        &self,
+        name: &ServerRef,
+        server: &ObservedServer,
+        weight: Weight,
+        from_zero: bool,
+    ) -> Step {
+        let down =
+            cut_short(server, from_zero).then(|| Command::SetHealthDown { server: name.clone() });
+        let weigh = self.weigh(name, server.weight, self.possible(weight, server));
+        let ready = Command::SetState { server: name.clone(), state: AdminState::Ready };
+        let commands = down.into_iter().chain(weigh).chain([ready]).collect();
+        Step { urgency: Urgency::Start, commands }
+    }
+
+    fn weigh(&self, name: &ServerRef, now: u16, weight: Weight) -> Option<Command> {
+        (now != weight.get()).then(|| Command::SetWeight { server: name.clone(), weight })
+    }
+
+    /// The nearest weight that the backend's algorithm takes.
+    fn possible(&self, weight: Weight, server: &ObservedServer) -> Weight {
+        if self.learnt.static_weights && weight != Weight::ZERO {
+            Weight::saturating(server.initial_weight.into())
+        } else {
+            weight
+        }
+    }
+
+    /// A new server begins in maint and without checks: the next rounds start it.
+    fn add(&self, slot: SlotNumber, desired: Desired, dynamic: &Dynamic) -> Result<Step, Problem> {
+        let server = self.server(slot);
+        let id = dynamic.id_base.saturating_add(slot.get());
+        if let Some(owner) = self.places.foreign.get(&id) {
+            let (backend, owner) = (self.target.backend.clone(), owner.clone());
+            return Err(Problem::IdTaken { backend, id, owner });
+        }
+        let (address, weight) = match desired {
+            Desired::Ready { address, weight, .. } => (address, weight),
+            Desired::Drain { address } => (address, Weight::ZERO),
+            Desired::Maint | Desired::KeepAsIs => {
+                return Ok(Step { urgency: Urgency::Start, commands: Vec::new() });
+            }
+        };
+        let options = dynamic.options.clone();
+        let command = Command::AddServer { server, address, id, weight, options };
+        Ok(Step { urgency: Urgency::Move, commands: vec![command] })
+    }
+
+    fn delete(&self, slot: SlotNumber, server: &ObservedServer) -> Step {
+        let name = self.server(slot);
+        if server.admin.state() == AdminState::Maint {
+            let commands = vec![Command::DelServer { server: name }];
+            Step { urgency: Urgency::Delete, commands }
+        } else {
+            let state = AdminState::Maint;
+            let commands = vec![Command::SetState { server: name, state }];
+            Step { urgency: Urgency::Stop, commands }
+        }
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        let missing = self.places.missing(self.target, self.wanted.places);
+        let weights = self
+            .learnt
+            .static_weights
+            .then(|| Problem::StaticWeights { backend: self.target.backend.clone() });
+        missing.into_iter().chain(weights).collect()
+    }
+
+    fn server(&self, slot: SlotNumber) -> ServerRef {
+        ServerRef { backend: self.target.backend.clone(), server: self.places.name(slot) }
+    }
+}
+
+/// Whether a server was left behind by a start that ended before its health was set down: it is up
+/// with weight 0 though its ramp begins higher.
+fn cut_short(server: &ObservedServer, from_zero: bool) -> bool {
+    server.weight == 0 && !from_zero && server.check_enabled && server.operational != 0
+}
+
+/// Whether a server has this address now.
+pub fn shows(server: &ObservedServer, address: ServerAddress) -> bool {
+    server.port == address.port()
+        && server.address.is_some_and(|ip| ip.to_canonical() == address.ip())
+}
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,279 @@
+//! From any state to any table, against a model of HAProxy that changes addresses late and runs
+//! health checks when it likes.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::haproxy::AdminFlags;
+use crate::model::{Endpoint, SlotState};
+use crate::sync_haproxy::predict::predict;
+use crate::sync_haproxy::table::{Held, Table};
+use crate::sync_haproxy::testing::{at, backend_spec, endpoint, held, named, table, target};
+
+const SLOTS: u32 = 5;
+
+/// A HAProxy backend.
+#[derive(Debug)]
+struct Model {
+    servers: Vec<ObservedServer>,
+    /// Addresses that were accepted and do not show yet: how many observations they still take.
+    late: BTreeMap<String, (ServerAddress, u8)>,
+    lag: u8,
+    /// Servers that passed a check since they left maint.
+    verified: BTreeSet<String>,
+    static_weights: bool,
+}
+
+impl Model {
+    fn observe(&mut self) -> Vec<ObservedServer> {
+        for (name, (address, wait)) in &mut self.late {
+            if *wait == 0
+                && let Some(server) = self.servers.iter_mut().find(|s| s.name == *name)
+            {
+                server.address = Some(address.ip());
+                server.port = address.port();
+            }
+            *wait = wait.saturating_sub(1);
+        }
+        self.late.retain(|name, (address, _)| {
+            self.servers.iter().any(|s| s.name == *name && !shows(s, *address))
+        });
+        self.servers.clone()
+    }
+
+    fn pass_checks(&mut self) {
+        for server in &mut self.servers {
+            if server.check_enabled && server.admin.state() != AdminState::Maint {
+                server.operational = 2;
+                self.verified.insert(server.name.clone());
+            }
+        }
+    }
+
+    /// Whether the command was accepted; panics where it would harm live traffic.
+    fn apply(&mut self, command: &Command) -> bool {
+        let name = command.server().server.to_string();
+        let server = self.servers.iter().find(|s| s.name == name).cloned();
+        match (command, &server) {
+            (Command::SetAddress { address, .. }, Some(server)) => {
+                assert_eq!(server.admin.state(), AdminState::Maint, "addr under live {name}");
+                let same = self.late.get(&name).is_some_and(|(late, _)| late == address);
+                if !same {
+                    self.late.insert(name, (*address, self.lag));
+                }
+                return true;
+            }
+            (Command::SetState { state: AdminState::Maint, .. }, Some(_)) => {
+                self.verified.remove(&name);
+            }
+            (Command::SetState { .. }, Some(_)) => {
+                assert!(
+                    !self.late.contains_key(&name),
+                    "{name} left maint before its address came"
+                );
+            }
+            (Command::SetWeight { weight, .. }, Some(server)) => {
+                let taken = [0, server.initial_weight].contains(&weight.get());
+                if self.static_weights && !taken {
+                    return false;
+                }
+            }
+            (Command::DelServer { .. }, Some(server)) => {
+                assert_eq!(server.admin.state(), AdminState::Maint, "del of live {name}");
+                if server.sessions != Some(0) {
+                    return false;
+                }
+            }
+            (Command::AddServer { .. }, None) => {}
+            (_, Some(_)) => {}
+            (_, None) => panic!("{command} names a server that is not there"),
+        }
+        predict(&mut self.servers, command);
+        self.assert_gated(&name, command);
+        true
+    }
+
+    /// No request meets a server that never passed a check.
+    fn assert_gated(&self, name: &str, command: &Command) {
+        let Some(server) = self.servers.iter().find(|s| s.name == name) else { return };
+        let serves = server.admin.state() == AdminState::Ready
+            && server.weight > 0
+            && server.operational != 0;
+        let gated = !server.check_enabled || self.verified.contains(name);
+        let only_way = self.static_weights && matches!(command, Command::SetState { .. });
+        assert!(!serves || gated || only_way, "{command} made an unchecked server serve");
+    }
+}
+
+/// Rounds as the driver makes them, until there is nothing to do.
+fn converge(model: &mut Model, target: &Target, wanted: &Wanted, checks: &[bool]) -> Plan {
+    let mut learnt = Learnt::default();
+    for round in 0..16 {
+        let observed = model.observe();
+        let next = plan(target, wanted, Some(&observed), &learnt);
+        if next.commands.is_empty() {
+            return next;
+        }
+        for command in &next.commands {
+            let accepted = model.apply(command);
+            match command {
+                Command::SetWeight { .. } if !accepted => learnt.static_weights = true,
+                Command::DelServer { .. } if !accepted => {
+                    let prefix: crate::model::ServerPrefix = "srv".parse().unwrap();
+                    let slot = prefix.slot(command.server().server.as_str()).unwrap();
+                    learnt.refused.insert(slot, "still has connections".into());
+                }
+                _ => assert!(accepted, "{command} was refused"),
+            }
+        }
+        if checks.get(round).copied().unwrap_or(false) {
+            model.pass_checks();
+        }
+    }
+    panic!("no end after 16 rounds: {model:?}");
+}
+
+/// What it means to be right, said once more and apart from the planner.
+fn is_right(desired: Desired, server: Option<&ObservedServer>, static_weights: bool) -> bool {
+    let state = server.map(|s| s.admin.state());
+    match (desired, server) {
+        (Desired::KeepAsIs, _) | (Desired::Maint, None) => true,
+        (Desired::Maint, Some(_)) => state == Some(AdminState::Maint),
+        (_, None) => false,
+        (Desired::Drain { address }, Some(server)) => {
+            state == Some(AdminState::Drain) && shows(server, address)
+        }
+        (Desired::Ready { address, weight, .. }, Some(server)) => {
+            let weight = match weight.get() {
+                0 => 0,
+                _ if static_weights => server.initial_weight,
+                weight => weight,
+            };
+            state == Some(AdminState::Ready) && shows(server, address) && server.weight == weight
+        }
+    }
+}
+
+fn address(number: u8) -> ServerAddress {
+    format!("10.0.0.{number}:80").parse().unwrap()
+}
+
+fn any_server(number: u32) -> impl Strategy<Value = ObservedServer> {
+    let admin = prop::sample::select(vec![0u32, 1, 4, 5, 8, 9, 12]);
+    (1u8..4, admin, 0u16..3, any::<(bool, bool)>(), 0u64..2).prop_map(
+        move |(at, admin, weight, (checked, up), sessions)| ObservedServer {
+            id: number,
+            address: Some(address(at).ip()),
+            admin: AdminFlags(admin),
+            operational: if up { 2 } else { 0 },
+            weight,
+            initial_weight: 1,
+            checked,
+            check_enabled: checked,
+            sessions: Some(sessions),
+            ..named(&format!("srv{number}"))
+        },
+    )
+}
+
+fn any_servers(count: u32) -> impl Strategy<Value = Vec<ObservedServer>> {
+    (1..=count).map(any_server).collect::<Vec<_>>()
+}
+
+fn any_held() -> impl Strategy<Value = Option<Held>> {
+    let state = prop::sample::select(vec![SlotState::Ready, SlotState::Drain, SlotState::Rest]);
+    prop_oneof![
+        1 => Just(None),
+        1 => Just(Some(Held::Unknown)),
+        4 => (1u8..4, state, 0u64..3).prop_map(|(at, state, weight)| {
+            let weight = Some(Weight::saturating(weight));
+            Some(held(Endpoint { address: address(at), weight, ..endpoint("e") }, state))
+        }),
+    ]
+}
+
+fn any_table() -> impl Strategy<Value = Table> {
+    prop::collection::vec(any_held(), SLOTS as usize).prop_map(|slots| {
+        let numbered = (1..).zip(slots).filter_map(|(n, held)| Some((n, held?)));
+        Table { spec: backend_spec(SLOTS), ..table(&numbered.collect::<Vec<_>>()) }
+    })
+}
+
+fn any_mode() -> impl Strategy<Value = Mode> {
+    prop_oneof![
+        Just(Mode::Slots),
+        Just(Mode::Dynamic(Dynamic { options: "check".into(), id_base: 0 })),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn any_state_becomes_what_the_table_says_without_harm_on_the_way(
+        servers in any_servers(SLOTS + 1),
+        present in prop::collection::vec(any::<bool>(), SLOTS as usize + 1),
+        table in any_table(),
+        mode in any_mode(),
+        lag in 0u8..3,
+        checks in prop::collection::vec(any::<bool>(), 16),
+        static_weights in any::<bool>(),
+    ) {
+        let dynamic = mode != Mode::Slots;
+        let target = Target { mode, ..target() };
+        let wanted = Wanted::compute(&table, &target, at(1_000_000));
+        let servers: Vec<ObservedServer> = servers
+            .into_iter()
+            .zip(present)
+            .filter(|(_, present)| *present || !dynamic)
+            // A static algorithm never let it have another weight.
+            .map(|(server, _)| match static_weights {
+                true => ObservedServer { weight: server.weight.min(1), ..server },
+                false => server,
+            })
+            .collect();
+        // A server that is up at the start has passed its checks, unless its start was cut short.
+        let verified = servers.iter().filter(|s| s.weight > 0 && s.operational != 0);
+        let verified = verified.map(|s| s.name.clone()).collect();
+        let before = servers.clone();
+        let mut model = Model { servers, late: BTreeMap::new(), lag, verified, static_weights };
+        let end = converge(&mut model, &target, &wanted, &checks);
+
+        let find = |servers: &[ObservedServer], slot: SlotNumber| {
+            servers.iter().find(|s| s.name == format!("srv{slot}")).cloned()
+        };
+        for slot in SlotNumber::first(SLOTS + 1) {
+            let (desired, server) = (wanted.of(slot), find(&model.servers, slot));
+            prop_assert!(
+                is_right(desired, server.as_ref(), static_weights),
+                "slot {} wants {:?} and is {:?}", slot, desired, server
+            );
+            if desired == Desired::KeepAsIs {
+                // Its checks may have run, which is not our doing.
+                let untouched = |s: Option<ObservedServer>| s.map(|s| (s.admin, s.weight, s.address));
+                prop_assert_eq!(untouched(server), untouched(find(&before, slot)));
+            }
+        }
+        prop_assert!(end.drift.is_empty(), "drift {:?}", end.drift);
+        // A second look finds nothing to do.
+        let learnt = Learnt { static_weights: model.static_weights, ..Learnt::default() };
+        let observed = model.observe();
+        let again = plan(&target, &wanted, Some(&observed), &learnt);
+        prop_assert!(
+            again.commands.iter().all(|c| matches!(c, Command::DelServer { .. })),
+            "{:?}", again.commands
+        );
+    }
+
+    #[test]
+    fn a_slot_that_is_right_gets_no_command(servers in any_servers(SLOTS), table in any_table()) {
+        let wanted = Wanted::compute(&table, &target(), at(1_000_000));
+        let plan = plan(&target(), &wanted, Some(&servers), &Learnt::default());
+        for (slot, server) in SlotNumber::first(SLOTS).zip(&servers) {
+            let touched = plan.commands.iter().any(|c| c.server().server.as_str() == server.name);
+            let right = is_right(wanted.of(slot), Some(server), false);
+            prop_assert_eq!(touched, !right, "slot {}: {:?}", slot, server);
+            prop_assert_eq!(plan.drift.contains(&slot), !right);
+        }
+    }
+}

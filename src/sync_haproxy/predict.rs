@@ -1,0 +1,77 @@
+use std::net::IpAddr;
+
+use crate::haproxy::{AdminFlags, AdminState, Command, ObservedServer};
+use crate::model::ServerAddress;
+
+/// The flags that the three states set (management guide, "show servers state").
+const MAINT: AdminFlags = AdminFlags(0x01);
+const DRAIN: AdminFlags = AdminFlags(0x08);
+const READY: AdminFlags = AdminFlags(0);
+
+/// Makes a command happen to an observed backend as HAProxy would, with an address that changes at
+/// once. For showing a whole plan without touching HAProxy, and for tests.
+pub fn predict(servers: &mut Vec<ObservedServer>, command: &Command) {
+    let name = command.server().server.as_str();
+    match command {
+        Command::AddServer { address, id, weight, options, .. } => {
+            let checked = options.split_whitespace().any(|word| word == "check");
+            servers.push(added(name, *id, *address, weight.get(), checked));
+        }
+        Command::DelServer { .. } => servers.retain(|server| server.name != name),
+        Command::SetAddress { .. }
+        | Command::SetWeight { .. }
+        | Command::SetState { .. }
+        | Command::SetHealthDown { .. }
+        | Command::EnableHealth { .. } => {
+            if let Some(server) = servers.iter_mut().find(|server| server.name == name) {
+                change(server, command);
+            }
+        }
+    }
+}
+
+fn added(name: &str, id: u32, at: ServerAddress, weight: u16, checked: bool) -> ObservedServer {
+    ObservedServer {
+        id,
+        name: name.to_owned(),
+        address: Some(at.ip()),
+        port: at.port(),
+        admin: MAINT,
+        operational: 0,
+        weight,
+        initial_weight: weight,
+        checked,
+        check_enabled: false,
+        sessions: Some(0),
+    }
+}
+
+fn change(server: &mut ObservedServer, command: &Command) {
+    match command {
+        Command::SetAddress { address, .. } => {
+            server.address = Some(IpAddr::to_canonical(&address.ip()));
+            server.port = address.port();
+        }
+        Command::SetWeight { weight, .. } => server.weight = weight.get(),
+        Command::SetState { state, .. } => set_state(server, *state),
+        Command::SetHealthDown { .. } => server.operational = 0,
+        Command::EnableHealth { .. } => server.check_enabled = server.checked,
+        Command::AddServer { .. } | Command::DelServer { .. } => {}
+    }
+}
+
+fn set_state(server: &mut ObservedServer, state: AdminState) {
+    let was_maint = server.admin.state() == AdminState::Maint;
+    match state {
+        AdminState::Maint => {
+            server.admin = MAINT;
+            server.operational = 0;
+        }
+        AdminState::Drain => server.admin = DRAIN,
+        AdminState::Ready => server.admin = READY,
+    }
+    if was_maint && state != AdminState::Maint {
+        // UP before any check.
+        server.operational = 2;
+    }
+}

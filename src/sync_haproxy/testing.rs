@@ -1,0 +1,111 @@
+//! What the tests of this folder build their worlds of.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::json;
+
+use super::table::{Held, Table};
+use super::target::{Filter, Mode, Selector, Target};
+use crate::haproxy::{AdminFlags, ObservedServer};
+use crate::model::{BackendSpec, Endpoint, Ramp, SlotNumber, SlotRecord, SlotState, Timestamp};
+use crate::store::{Entry, Key, Revision};
+
+pub fn at(ms: i64) -> Timestamp {
+    Timestamp::from_millisecond(ms).unwrap()
+}
+
+pub fn entries(pairs: &[(&str, String)]) -> BTreeMap<Key, Entry> {
+    let entry = |(key, value): &(&str, String)| Entry {
+        key: key.parse().unwrap(),
+        value: Bytes::from(value.clone()),
+        created: Revision(1),
+        modified: Revision(1),
+        lease: None,
+    };
+    pairs.iter().map(entry).map(|e| (e.key.clone(), e)).collect()
+}
+
+pub fn endpoint(id: &str) -> Endpoint {
+    Endpoint {
+        id: id.parse().unwrap(),
+        address: "10.0.0.1:80".parse().unwrap(),
+        name: None,
+        group: None,
+        zone: None,
+        weight: None,
+        leaving: false,
+    }
+}
+
+/// A slot entry's text.
+pub fn record(id: &str) -> String {
+    json!({
+        "id": id, "address": "10.0.0.1:80", "state": "ready",
+        "since": "2026-01-01T00:00:00Z", "started": "2026-01-01T00:00:00Z", "from": "the future",
+    })
+    .to_string()
+}
+
+/// A spec entry's text.
+pub fn spec(slots: u32) -> String {
+    serde_json::to_string(&backend_spec(slots)).unwrap()
+}
+
+pub fn backend_spec(slots: u32) -> BackendSpec {
+    BackendSpec {
+        slots,
+        ramp: Ramp::default(),
+        drain_deadline: Duration::from_secs(300),
+        rest: Duration::from_secs(10),
+        unplaced: Vec::new(),
+    }
+}
+
+/// Held since, and ramping from, the epoch.
+pub fn held(endpoint: Endpoint, state: SlotState) -> Held {
+    Held::By(SlotRecord { endpoint, state, since: at(0), started: at(0) })
+}
+
+/// A table of four slots.
+pub fn table(slots: &[(u32, Held)]) -> Table {
+    let slots = slots.iter().map(|(n, held)| (SlotNumber::new(*n).unwrap(), held.clone()));
+    Table {
+        name: "web".parse().unwrap(),
+        revision: Revision(9),
+        spec: backend_spec(4),
+        slots: slots.collect(),
+        problems: Vec::new(),
+    }
+}
+
+/// Backend `app`, servers `srv1`, …, from table `web`.
+pub fn target() -> Target {
+    Target {
+        backend: "app".parse().unwrap(),
+        prefix: Some("srv".parse().unwrap()),
+        from: "web".parse().unwrap(),
+        port: None,
+        takes: Selector::Matching(Filter::default()),
+        mode: Mode::Slots,
+    }
+}
+
+/// A place as `server-template … 127.0.0.2:80 check disabled` makes it.
+pub fn named(name: &str) -> ObservedServer {
+    let number = name.trim_start_matches(|c: char| !c.is_ascii_digit());
+    ObservedServer {
+        id: number.parse().unwrap_or(1),
+        name: name.to_owned(),
+        address: Some("127.0.0.2".parse().unwrap()),
+        port: 80,
+        admin: AdminFlags(5),
+        operational: 0,
+        weight: 1,
+        initial_weight: 1,
+        checked: true,
+        check_enabled: true,
+        sessions: Some(0),
+    }
+}
