@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use super::{ConfigError, Flags, Reader};
 use crate::daemon::telemetry::LogFormat;
 
 /// What every command takes.
@@ -25,4 +26,16 @@ pub struct Globals {
     /// Say only warnings; twice for nothing
     #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "verbose", help_heading = "Global options")]
     pub quiet: u8,
+}
+
+impl Globals {
+    /// A reader over the file, this process's environment and a command's flags, `--store` added.
+    pub fn reader(&self, flags: Flags) -> Result<Reader, ConfigError> {
+        // A variable that is not UTF-8 is none of ours.
+        let environment = std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        let flags = flags.set("store.url", "--store", self.store.as_ref());
+        Reader::load(self.config.as_deref(), environment, flags)
+    }
 }

@@ -1,40 +1,309 @@
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::{MemoryStore, Result, SharedStore};
-use std::sync::Arc;
+use super::Prefix;
+use super::url_text::{Query, decode, encode};
+use crate::config::{self, Secret};
 
-/// Which store, from its URL; its `Display` masks a password.
+/// The prefix of all keys where a URL names none.
+const DEFAULT_PREFIX: &str = "lbctl";
+
+/// The port of an etcd endpoint that names none.
+const ETCD_PORT: u16 = 2379;
+
+/// Which store, from its URL. Its `Display` is a URL again, with a password masked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreUrl {
+    /// `memory:`, gone with the process.
     Memory,
+    /// `sqlite:PATH[?prefix=/PREFIX]`.
+    Sqlite(SqliteUrl),
+    /// `etcd://[USER[:PASSWORD]@]HOST[:PORT],…[/PREFIX][?OPTION=VALUE&…]`; `etcds://` for TLS.
+    Etcd(EtcdUrl),
 }
 
-/// A text that is no store URL.
+/// A database file on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SqliteUrl {
+    pub path: PathBuf,
+    pub prefix: Prefix,
+}
+
+/// An etcd cluster and how to log in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EtcdUrl {
+    /// `HOST:PORT` each, IPv6 hosts in brackets; at least one.
+    pub endpoints: Vec<String>,
+    /// `etcds://`.
+    pub tls: bool,
+    pub prefix: Prefix,
+    pub user: Option<String>,
+    pub password: Option<Secret>,
+    /// `password-file=`: a file whose first line is the password.
+    pub password_file: Option<PathBuf>,
+    /// `ca=`: the authority to trust instead of the system's, in PEM.
+    pub ca: Option<PathBuf>,
+    /// `cert=`: the client's certificate, in PEM; goes with `key`.
+    pub cert: Option<PathBuf>,
+    /// `key=`: the client certificate's key, in PEM.
+    pub key: Option<PathBuf>,
+}
+
+/// A text that is no store URL: what is wrong with it, and a right one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a store URL: use sqlite:PATH, etcd://HOST:PORT or memory:")]
-pub struct StoreUrlError(String);
+#[error("not a store URL: {problem}; write it like {example}")]
+pub struct StoreUrlError {
+    problem: String,
+    example: &'static str,
+}
+
+impl StoreUrl {
+    /// The embedded store where no URL is given: `/var/lib/lbctl/lbctl.db` for root, else under
+    /// `$XDG_STATE_HOME` or `~/.local/state`. `None` for a user without a home.
+    pub fn default_for_user() -> Option<Self> {
+        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+        let folder = if rustix::process::geteuid().is_root() {
+            PathBuf::from("/var/lib")
+        } else {
+            absolute("XDG_STATE_HOME")
+                .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))?
+        };
+        Some(Self::sqlite(folder.join("lbctl/lbctl.db")))
+    }
+
+    /// A database file, with the default prefix.
+    pub fn sqlite(path: impl AsRef<Path>) -> Self {
+        let path = path.as_ref().to_owned();
+        Self::Sqlite(SqliteUrl { path, prefix: Prefix::of([DEFAULT_PREFIX]) })
+    }
+}
 
 impl FromStr for StoreUrl {
     type Err = StoreUrlError;
 
-    fn from_str(text: &str) -> std::result::Result<Self, StoreUrlError> {
-        match text {
-            "memory:" => Ok(Self::Memory),
-            _ => Err(StoreUrlError(text.to_owned())),
+    fn from_str(text: &str) -> Result<Self, StoreUrlError> {
+        let (scheme, rest) = text.split_once(':').unwrap_or(("", text));
+        match scheme {
+            "memory" if matches!(rest, "" | "//") => Ok(Self::Memory),
+            "sqlite" => sqlite(rest).map(Self::Sqlite).map_err(|p| wrong(p, SQLITE_EXAMPLE)),
+            "etcd" | "etcds" => {
+                etcd(rest, scheme == "etcds").map(Self::Etcd).map_err(|p| wrong(p, ETCD_EXAMPLE))
+            }
+            // The text may hold a password, so only its scheme is said again.
+            "" => Err(wrong("it has no scheme".into(), ANY_EXAMPLE)),
+            _ => Err(wrong(format!("there is no store {scheme:?}"), ANY_EXAMPLE)),
         }
     }
 }
 
 impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("memory:")
+        match self {
+            Self::Memory => f.write_str("memory:"),
+            Self::Sqlite(url) => url.fmt(f),
+            Self::Etcd(url) => url.fmt(f),
+        }
     }
 }
 
-/// Opens the store a URL names.
-pub async fn open(url: &StoreUrl) -> Result<SharedStore> {
-    match url {
-        StoreUrl::Memory => Ok(Arc::new(MemoryStore::new())),
+impl fmt::Display for SqliteUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, prefix } = self;
+        write!(f, "sqlite:{}", path.display())?;
+        if prefix.as_str() != DEFAULT_PREFIX {
+            write!(f, "?prefix=/{}", encode(prefix.as_str()))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for EtcdUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { endpoints, tls, prefix, user, password, password_file, ca, cert, key } = self;
+        f.write_str(if *tls { "etcds://" } else { "etcd://" })?;
+        if let Some(user) = user {
+            f.write_str(&encode(user))?;
+            f.write_str(if password.is_some() { ":***@" } else { "@" })?;
+        }
+        write!(f, "{}/{}", endpoints.join(","), encode(prefix.as_str()))?;
+        let files = [("ca", ca), ("cert", cert), ("key", key), ("password-file", password_file)];
+        let given = files.iter().filter_map(|(name, file)| Some((name, file.as_ref()?)));
+        for (index, (name, file)) in given.enumerate() {
+            let mark = if index == 0 { '?' } else { '&' };
+            write!(f, "{mark}{name}={}", encode(&file.to_string_lossy()))?;
+        }
+        Ok(())
+    }
+}
+
+impl config::Setting for StoreUrl {
+    const KINDS: &'static [config::Kind] = &[config::Kind::Text];
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|error: StoreUrlError| error.to_string())
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+const SQLITE_EXAMPLE: &str = "sqlite:/var/lib/lbctl/lbctl.db";
+const ETCD_EXAMPLE: &str = "etcd://10.0.0.1:2379,10.0.0.2:2379/lbctl";
+const ANY_EXAMPLE: &str =
+    "sqlite:/var/lib/lbctl/lbctl.db, etcd://10.0.0.1:2379/lbctl or etcds://… for TLS";
+
+fn wrong(problem: String, example: &'static str) -> StoreUrlError {
+    StoreUrlError { problem, example }
+}
+
+fn sqlite(rest: &str) -> Result<SqliteUrl, String> {
+    let (path, mut query) = Query::split(rest)?;
+    let path = path.strip_prefix("//").unwrap_or(path);
+    if path.is_empty() {
+        return Err("the path of the database file is missing".into());
+    }
+    let prefix = match query.take("prefix") {
+        Some(text) => parse_prefix(&text)?,
+        None => Prefix::of([DEFAULT_PREFIX]),
+    };
+    query.finish(&["prefix"])?;
+    Ok(SqliteUrl { path: path.into(), prefix })
+}
+
+fn etcd(rest: &str, tls: bool) -> Result<EtcdUrl, String> {
+    let rest = rest.strip_prefix("//").ok_or("`//` is missing behind the scheme")?;
+    let (place, mut query) = Query::split(rest)?;
+    let (login, place) = match place.rsplit_once('@') {
+        Some((login, place)) => (Some(login), place),
+        None => (None, place),
+    };
+    let (hosts, prefix) = match place.split_once('/') {
+        Some((hosts, prefix)) => (hosts, parse_prefix(&decode(prefix)?)?),
+        None => (place, Prefix::of([DEFAULT_PREFIX])),
+    };
+    let (user, password) = match login.map(|l| l.split_once(':').unwrap_or((l, ""))) {
+        Some((user, "")) => (Some(decode(user)?), None),
+        Some((user, password)) => (Some(decode(user)?), Some(Secret::new(decode(password)?))),
+        None => (None, None),
+    };
+    let mut file = |name| query.take(name).map(PathBuf::from);
+    let (ca, cert, key) = (file("ca"), file("cert"), file("key"));
+    let password_file = file("password-file");
+    let user = user.or_else(|| query.take("user")).filter(|user| !user.is_empty());
+    query.finish(&["ca", "cert", "key", "password-file", "user"])?;
+    let endpoints = hosts.split(',').map(endpoint).collect::<Result<Vec<String>, String>>()?;
+    let url = EtcdUrl { endpoints, tls, prefix, user, password, password_file, ca, cert, key };
+    check_etcd(&url)?;
+    Ok(url)
+}
+
+/// What parses and yet makes no sense.
+fn check_etcd(url: &EtcdUrl) -> Result<(), String> {
+    let files = [&url.ca, &url.cert, &url.key];
+    if !url.tls && files.iter().any(|f| f.is_some()) {
+        return Err("ca, cert and key need TLS: begin with etcds://".into());
+    }
+    if url.cert.is_some() != url.key.is_some() {
+        return Err("cert and key go together".into());
+    }
+    if url.user.is_none() && (url.password.is_some() || url.password_file.is_some()) {
+        return Err("a password needs a user: put USER@ in front of the first host".into());
+    }
+    if url.password.is_some() && url.password_file.is_some() {
+        return Err("it has a password and a password-file: leave one out".into());
+    }
+    Ok(())
+}
+
+/// `HOST:PORT` from `HOST[:PORT]`.
+fn endpoint(text: &str) -> Result<String, String> {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let port = match port {
+        None => ETCD_PORT,
+        Some(port) => port
+            .parse()
+            .ok()
+            .filter(|port| *port != 0)
+            .ok_or_else(|| format!("{port:?} in {text:?} is not a port"))?,
+    };
+    let inside = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let sound = match inside {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => {
+            !host.is_empty()
+                && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
+        }
+    };
+    if !sound {
+        return Err(format!("{host:?} is not a host (an IPv6 address goes in brackets)"));
+    }
+    Ok(format!("{host}:{port}"))
+}
+
+fn parse_prefix(text: &str) -> Result<Prefix, String> {
+    text.parse().map_err(|error| format!("its prefix: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> StoreUrl {
+        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn a_url_shows_as_it_parses() {
+        for text in [
+            "memory:",
+            "sqlite:/var/lib/lbctl/lbctl.db",
+            "sqlite:a b.db?prefix=/x/y",
+            "etcd://h1:2379,h2:2380/lbctl",
+            "etcds://me@[::1]:2379/p?ca=/a&cert=/c&key=/k&password-file=/p",
+        ] {
+            assert_eq!(parse(text).to_string(), text);
+        }
+        assert_eq!(parse("sqlite:///x.db"), parse("sqlite:/x.db"));
+        assert_eq!(parse("etcd://h"), parse("etcd://h:2379/lbctl/"));
+    }
+
+    #[test]
+    fn a_password_is_decoded_and_never_shown() {
+        let url = parse("etcd://root:p%40ss%3A%2f@h/x");
+        let StoreUrl::Etcd(etcd) = &url else { panic!("{url:?}") };
+        assert_eq!(etcd.password.as_ref().map(Secret::reveal), Some("p@ss:/"));
+        assert_eq!(url.to_string(), "etcd://root:***@h:2379/x");
+        assert!(!format!("{url:?}").contains("p@ss"));
+    }
+
+    #[test]
+    fn a_wrong_url_says_what_is_wrong_and_not_its_password() {
+        for (text, problem) in [
+            ("/var/lib/x.db", "no scheme"),
+            ("redis://x", "no store \"redis\""),
+            ("sqlite:", "path of the database file is missing"),
+            ("sqlite:/x?prefx=/a", "unknown option prefx (there are prefix)"),
+            ("sqlite:/x?prefix=a//b", "empty part"),
+            ("etcd:h", "`//` is missing"),
+            ("etcd://", "is not a host"),
+            ("etcd://a,,b", "is not a host"),
+            ("etcd://::1", "brackets"),
+            ("etcd://h:99999", "is not a port"),
+            ("etcd://h?ca=/x", "etcds://"),
+            ("etcds://h?cert=/x", "go together"),
+            ("etcd://h?password-file=/x", "needs a user"),
+            ("etcd://u:secret@h?password-file=/x", "leave one out"),
+            ("etcd://u:secret@h:no", "is not a port"),
+        ] {
+            let error = text.parse::<StoreUrl>().unwrap_err().to_string();
+            assert!(error.contains(problem), "{text}: {error}");
+            assert!(error.contains("write it like "), "{text}: {error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
     }
 }

@@ -1,0 +1,148 @@
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use futures::StreamExt as _;
+use tracing::Instrument as _;
+
+use super::{
+    Commit, Entry, Key, Lease, LeaseId, Listing, Prefix, Result, Store, Txn, Watch, WatchEvent,
+};
+
+/// Counts and times every operation of a store, and puts a span at debug level around it.
+///
+/// Metrics: `lbctl_store_operations_total{store,operation,result}`,
+/// `lbctl_store_operation_seconds{store,operation}` and
+/// `lbctl_store_watch_events_total{store,event}`. A result is `ok`, `conflict`, the kind of the
+/// error, or `cancelled` where the caller went away.
+#[derive(Debug)]
+pub struct Instrumented<S> {
+    inner: S,
+}
+
+impl<S: Store> Instrumented<S> {
+    pub fn new(inner: S) -> Self {
+        describe();
+        Self { inner }
+    }
+
+    /// Runs one operation; `judge` names a success.
+    async fn measure<T, F>(
+        &self,
+        operation: &'static str,
+        subject: impl tracing::Value,
+        judge: impl FnOnce(&T) -> &'static str,
+        future: F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T>> + Send,
+    {
+        let store = self.inner.name();
+        let span = tracing::debug_span!("store", store, operation, subject);
+        let mut measure =
+            Measure { store, operation, started: Instant::now(), result: "cancelled" };
+        let result = future.instrument(span.clone()).await;
+        measure.result = match &result {
+            Ok(value) => judge(value),
+            Err(error) => error.kind().as_str(),
+        };
+        if let Err(error) = &result {
+            span.in_scope(|| tracing::debug!(%error, "store operation failed"));
+        }
+        result
+    }
+}
+
+#[async_trait]
+impl<S: Store> Store for Instrumented<S> {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+
+    async fn get(&self, key: &Key) -> Result<Option<Entry>> {
+        self.measure("get", key.as_str(), |_| "ok", self.inner.get(key)).await
+    }
+
+    async fn list(&self, prefix: &Prefix) -> Result<Listing> {
+        self.measure("list", prefix.as_str(), |_| "ok", self.inner.list(prefix)).await
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Commit> {
+        let subject = txn.writes.first().map(|w| w.key().to_string()).unwrap_or_default();
+        let judge = |commit: &Commit| match commit {
+            Commit::Committed(_) => "ok",
+            Commit::Conflict => "conflict",
+        };
+        self.measure("commit", subject.as_str(), judge, self.inner.commit(txn)).await
+    }
+
+    async fn watch(&self, prefix: &Prefix) -> Result<Watch> {
+        let store = self.inner.name();
+        let watch =
+            self.measure("watch", prefix.as_str(), |_| "ok", self.inner.watch(prefix)).await?;
+        let prefix = prefix.clone();
+        Ok(Watch::new(watch.inspect(move |event| count_event(store, &prefix, event))))
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<Lease> {
+        self.measure("grant", "", |_| "ok", self.inner.grant(ttl)).await
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<Duration> {
+        self.measure("keep_alive", lease.0, |_| "ok", self.inner.keep_alive(lease)).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<()> {
+        self.measure("revoke", lease.0, |()| "ok", self.inner.revoke(lease)).await
+    }
+}
+
+/// Records when it is dropped, so that a cancelled operation counts too.
+struct Measure {
+    store: &'static str,
+    operation: &'static str,
+    started: Instant,
+    result: &'static str,
+}
+
+impl Drop for Measure {
+    fn drop(&mut self) {
+        let Self { store, operation, started, result } = *self;
+        metrics::counter!("lbctl_store_operations_total", "store" => store, "operation" => operation, "result" => result)
+            .increment(1);
+        metrics::histogram!("lbctl_store_operation_seconds", "store" => store, "operation" => operation)
+            .record(started.elapsed());
+    }
+}
+
+fn count_event(store: &'static str, prefix: &Prefix, event: &WatchEvent) {
+    let name = match event {
+        WatchEvent::Reset(_) => "reset",
+        WatchEvent::Changed(_) => "changed",
+        WatchEvent::Interrupted(_) => "interrupted",
+    };
+    if let WatchEvent::Interrupted(error) = event {
+        tracing::debug!(store, %prefix, %error, "the watch is interrupted");
+    }
+    metrics::counter!("lbctl_store_watch_events_total", "store" => store, "event" => name)
+        .increment(1);
+}
+
+fn describe() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        metrics::describe_counter!(
+            "lbctl_store_operations_total",
+            "Store operations by store, operation and result"
+        );
+        metrics::describe_histogram!(
+            "lbctl_store_operation_seconds",
+            metrics::Unit::Seconds,
+            "Time of a store operation"
+        );
+        metrics::describe_counter!(
+            "lbctl_store_watch_events_total",
+            "What watches of the store said: reset, changed, interrupted"
+        );
+    });
+}
