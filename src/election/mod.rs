@@ -1,32 +1,115 @@
 //! Leadership with fencing tokens on any store.
+//!
+//! A [`Candidate`] campaigns for the leader key `elections/<name>`, which lives on a lease. The
+//! key's creation revision is the [`FencingToken`]: strictly increasing from leader to leader.
+//! Three things keep two leaders from acting at once:
+//!
+//! 1. a leader counts its deadline on its own monotonic clock, from before the renewal was sent,
+//!    and stops by itself a margin before the lease can end;
+//! 2. whatever a campaign answered, the key is read back before it counts as won;
+//! 3. [`Leadership::commit`] guards every write with the token, so that the store itself refuses
+//!    one that comes too late.
 
+mod driver;
+mod leadership;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{Commit, Guard, Key, Result, Revision, Store, Txn};
+use crate::daemon::{OwnedTask, spawn_owned};
+use crate::model::{CandidateId, ElectionName, Timestamp};
+use crate::store::SharedStore;
 
-/// The strictly increasing number of one leadership: the revision that created the leader key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
-#[serde(transparent)]
-pub struct FencingToken(pub Revision);
+pub use leadership::{FencingToken, Leadership};
 
-/// One leadership, from the won campaign to its end.
+/// What to stand for, and as whom.
 #[derive(Debug, Clone)]
-pub struct Leadership {
-    pub token: FencingToken,
-    /// The leader key.
-    pub key: Key,
-    /// Cancelled when this leadership has ended or can no longer be proven.
-    pub lost: CancellationToken,
+pub struct Options {
+    pub name: ElectionName,
+    pub id: CandidateId,
+    /// After this time without a sign of life from the leader another one takes over; the store may
+    /// grant a longer one.
+    pub ttl: Duration,
 }
 
-impl Leadership {
-    /// Holds just as long as this leadership does.
-    pub fn guard(&self) -> Guard {
-        Guard::CreatedAt(self.key.clone(), self.token.0)
+/// Where a candidate stands.
+#[derive(Debug, Clone)]
+pub enum Standing {
+    /// Another one leads, as far as is known.
+    Follower {
+        leader: Option<String>,
+    },
+    Leader(Leadership),
+}
+
+/// Stands in an election until it resigns or is dropped: follows while another one leads, campaigns
+/// when nobody does, leads when it has won.
+#[derive(Debug)]
+pub struct Candidate {
+    standing: watch::Receiver<Standing>,
+    resign: CancellationToken,
+    resigned: CancellationToken,
+    _task: OwnedTask<()>,
+}
+
+impl Candidate {
+    pub fn start(store: SharedStore, options: Options) -> Self {
+        let (told, standing) = watch::channel(Standing::Follower { leader: None });
+        let (resign, resigned) = (CancellationToken::new(), CancellationToken::new());
+        let task = driver::drive(store, options, told, resign.clone(), resigned.clone());
+        Self { standing, resign, resigned, _task: spawn_owned(task) }
     }
 
-    /// A commit that the store itself refuses once this leadership has ended.
-    pub async fn commit(&self, store: &dyn Store, txn: Txn) -> Result<Commit> {
-        store.commit(txn.guard(self.guard())).await
+    /// Where it stands; changes are seen at once.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.clone()
+    }
+
+    /// The leadership, if it leads now.
+    pub fn leadership(&self) -> Option<Leadership> {
+        match &*self.standing.borrow() {
+            Standing::Leader(leadership) if leadership.is_held() => Some(leadership.clone()),
+            _ => None,
+        }
+    }
+
+    /// Gives up: stops leading at once, then frees the leader key so that a successor need not wait
+    /// for a lease to end. Answers within two seconds: with the store away the lease is left to its
+    /// TTL. The candidate does not stand again.
+    ///
+    /// Stop what the leadership allowed before this is called.
+    pub async fn resign(&self) {
+        self.resign.cancel();
+        self.resigned.cancelled().await;
+    }
+}
+
+/// The value of a leader key, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaderRecord {
+    /// Who leads.
+    pub id: String,
+    /// When it campaigned, by its own clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+}
+
+impl LeaderRecord {
+    pub fn to_value(&self) -> Bytes {
+        // A struct of a string and a time can always be written as JSON.
+        serde_json::to_vec(self).unwrap_or_default().into()
+    }
+
+    /// Reads a value. One that is not ours is shown as it is, printable and cut: the key is held,
+    /// whatever it says.
+    pub fn from_value(value: &[u8]) -> Self {
+        serde_json::from_slice(value).unwrap_or_else(|_| {
+            let text = String::from_utf8_lossy(value);
+            Self { id: text.chars().filter(|c| !c.is_control()).take(60).collect(), since: None }
+        })
     }
 }

@@ -1,6 +1,6 @@
 //! Where things are in the store, relative to the store's own prefix.
 
-use super::{BackendName, EndpointId, HaproxyName, SlotNumber};
+use super::{BackendName, ElectionName, EndpointId, HaproxyName, SlotNumber};
 use crate::store::{Key, Prefix};
 
 /// `backends`: every table.
@@ -56,4 +56,9 @@ pub fn serve() -> Prefix {
 /// `elections`: the leader keys.
 pub fn elections() -> Prefix {
     Prefix::of(["elections"])
+}
+
+/// `elections/<name>`: the leader key.
+pub fn election(name: &ElectionName) -> Key {
+    elections().key(name.as_str())
 }

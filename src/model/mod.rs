@@ -14,7 +14,10 @@ mod time;
 mod weight;
 
 pub use address::{AddressError, ServerAddress};
-pub use name::{BackendName, EndpointId, HaproxyName, Label, NameError, ServerName, ServerPrefix};
+pub use name::{
+    BackendName, CandidateId, ElectionName, EndpointId, HaproxyName, Label, NameError, ServerName,
+    ServerPrefix,
+};
 pub use ramp::{Ramp, RampError};
 pub use slot::SlotNumber;
 pub use table::{

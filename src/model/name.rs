@@ -121,6 +121,19 @@ name!(
     "endpoint id",
     "[]@+%"
 );
+name!(
+    /// What is led by one: `discover`, say. One leader key each.
+    ElectionName,
+    "election name",
+    ""
+);
+name!(
+    /// Who a candidate says it is, for people: safety never rests on it, and two candidates of one
+    /// name are still two.
+    CandidateId,
+    "candidate id",
+    "[]@+%"
+);
 
 /// What stands before the slot's number in a server's name, as in `server-template srv 1-10`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -19,6 +19,7 @@ const AUDIT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Keeps the presence until it is closed.
 pub(super) async fn keep(shared: Arc<Shared>) {
+    let _closed = shared.closed.clone().drop_guard();
     let mut lease = None;
     tokio::select! {
         () = shared.closing.cancelled() => {}
@@ -31,7 +32,6 @@ pub(super) async fn keep(shared: Arc<Shared>) {
             Err(_elapsed) => tracing::warn!("no answer; the lease is left to its time to live"),
         }
     }
-    shared.closed.cancel();
 }
 
 /// One lease after the other; never ends by itself.

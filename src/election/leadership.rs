@@ -1,0 +1,52 @@
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::store::{Commit, Guard, Key, Result, Revision, Store, Txn};
+
+/// The strictly increasing number of one leadership: the revision that created the leader key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(transparent)]
+pub struct FencingToken(pub Revision);
+
+/// One leadership, from the won campaign to its end.
+#[derive(Debug, Clone)]
+pub struct Leadership {
+    pub token: FencingToken,
+    /// The leader key.
+    pub key: Key,
+    /// Cancelled when this leadership has ended or can no longer be proven.
+    pub lost: CancellationToken,
+    until: Arc<Mutex<Instant>>,
+}
+
+impl Leadership {
+    #[allow(dead_code, reason = "the driver follows")]
+    pub(super) fn new(token: FencingToken, key: Key, until: Instant) -> Self {
+        let until = Arc::new(Mutex::new(until));
+        Self { token, key, lost: CancellationToken::new(), until }
+    }
+
+    /// Whether it is proven at this instant: by the clock, so that it is also right in a process
+    /// that has just been resumed and has not heard of its loss yet.
+    pub fn is_held(&self) -> bool {
+        let until = *self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        !self.lost.is_cancelled() && Instant::now() < until
+    }
+
+    /// Holds just as long as this leadership does.
+    pub fn guard(&self) -> Guard {
+        Guard::CreatedAt(self.key.clone(), self.token.0)
+    }
+
+    /// A commit that the store itself refuses once this leadership has ended.
+    pub async fn commit(&self, store: &dyn Store, txn: Txn) -> Result<Commit> {
+        store.commit(txn.guard(self.guard())).await
+    }
+
+    #[allow(dead_code, reason = "the driver follows")]
+    pub(super) fn extend(&self, until: Instant) {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+}
