@@ -17,7 +17,15 @@ use crate::{demo, discover, register, serve, status, sync_haproxy};
 
 /// One control plane for HAProxy fleets and the services behind them
 #[derive(Debug, Parser)]
-#[command(name = "lbctl", version, propagate_version = true, max_term_width = 100)]
+#[command(
+    name = "lbctl",
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = HELP
+)]
 pub struct Cli {
     #[command(flatten)]
     pub globals: Globals,
@@ -25,6 +33,20 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
 }
+
+const HELP: &str = "\
+Examples:
+  lbctl demo                                           play it all on this machine
+  lbctl serve --register web                           a server that registers itself
+  lbctl discover --backend web --source registry --slots 20
+  lbctl sync-haproxy --socket /run/haproxy/admin.sock --backend web --from web
+  lbctl status --watch
+
+Settings: defaults < /etc/lbctl/lbctl.toml (or --config) < LBCTL_* variables < flags; see
+`lbctl config show`.
+
+Exit codes: 0 done, 1 failed, 2 usage, 69 the store or HAProxy is unavailable, 75 lost a race (try
+again), 78 configuration, 130 and 143 ended at once by a second signal.";
 
 /// The commands, each of which is an `Args` and a `run` in a folder of its own.
 #[derive(Debug, clap::Subcommand)]

@@ -1,14 +1,32 @@
 //! `lbctl completions`.
 
-use crate::config::Globals;
-use crate::error::{CommandError, CommandResult, Kind};
+use clap::CommandFactory as _;
+use clap_complete::Shell;
 
-/// Print a shell completion script
+use super::Cli;
+use crate::config::Globals;
+use crate::error::CommandResult;
+use crate::output;
+
+/// Print a shell's completion script
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(after_help = "\
+Examples:
+  lbctl completions bash > /etc/bash_completion.d/lbctl
+  lbctl completions zsh > /usr/local/share/zsh/site-functions/_lbctl
+  lbctl completions fish > ~/.config/fish/completions/lbctl.fish
+  source <(lbctl completions bash)    # this shell only")]
+pub struct Args {
+    /// For which shell
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
 
 impl Args {
     pub async fn run(self, _globals: &Globals) -> CommandResult {
-        Err(CommandError::msg(Kind::Failed, "not built yet"))
+        let Self { shell } = self;
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "lbctl", &mut script);
+        output::print(&String::from_utf8_lossy(&script))
     }
 }
