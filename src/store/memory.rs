@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::{
-    Change, Commit, Entry, Error, ErrorKind, Guard, Key, Lease, LeaseId, Listing, Prefix, Result,
-    Revision, Store, Txn, Watch, WatchEvent, Write,
+    Change, Commit, Entry, Error, ErrorKind, Guard, Key, Lease, LeaseId, Listing, MAX_TTL, Prefix,
+    Result, Revision, Store, Txn, Watch, WatchEvent, Write,
 };
 
 /// A store in this process's memory, for tests and trials. Clones share their data. Time is
@@ -17,6 +17,8 @@ use super::{
 #[derive(Debug, Clone, Default)]
 pub struct MemoryStore {
     state: Arc<Mutex<State>>,
+    /// Tells watchers, which end leases at their deadlines, of a new lease.
+    granted: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +51,29 @@ impl MemoryStore {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.expire(Instant::now());
         state
+    }
+
+    /// The next event of a watcher, which also ends leases: nobody else may touch the store then.
+    async fn next_event(
+        &self,
+        received: &mut mpsc::UnboundedReceiver<WatchEvent>,
+    ) -> Option<WatchEvent> {
+        loop {
+            let granted = self.granted.notified();
+            let expiry = self.lock().next_expiry();
+            let ended = async {
+                match expiry {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                event = received.recv() => return event,
+                () = ended => {}
+                () = granted => {}
+            }
+        }
     }
 }
 
@@ -91,6 +116,13 @@ impl State {
     }
 
     fn apply(&mut self, writes: Vec<Write>) -> Revision {
+        let changes_nothing = |write: &Write| match write {
+            Write::Put { .. } => false,
+            Write::Delete { key } => !self.entries.contains_key(key),
+        };
+        if writes.iter().all(changes_nothing) {
+            return Revision(self.revision);
+        }
         self.revision += 1;
         let revision = Revision(self.revision);
         let mut changes: Vec<Change> = Vec::with_capacity(writes.len());
@@ -176,29 +208,21 @@ impl Store for MemoryStore {
             _ = events.send(WatchEvent::Reset(state.listing(prefix))).is_ok();
             state.watchers.push(Watcher { prefix: prefix.clone(), events });
         }
-        let store = self.clone();
-        Ok(Watch::new(stream::unfold((store, received), |(store, mut received)| async move {
-            loop {
-                // Nobody else may touch the store when a lease ends, so the watcher looks.
-                let expiry = store.lock().next_expiry();
-                let event = match expiry {
-                    None => tokio::time::timeout(Duration::from_secs(1), received.recv()).await,
-                    Some(at) => tokio::time::timeout_at(at, received.recv()).await,
-                };
-                match event {
-                    Ok(Some(event)) => return Some((event, (store, received))),
-                    Ok(None) => return None,
-                    Err(_elapsed) => {}
-                }
-            }
+        let watching = (self.clone(), received);
+        Ok(Watch::new(stream::unfold(watching, |(store, mut received)| async move {
+            let event = store.next_event(&mut received).await?;
+            Some((event, (store, received)))
         })))
     }
 
     async fn grant(&self, ttl: Duration) -> Result<Lease> {
+        let ttl = ttl.min(MAX_TTL);
         let mut state = self.lock();
         state.last_lease += 1;
         let id = LeaseId(state.last_lease);
         state.leases.insert(id, HeldLease { ttl, ends: Instant::now() + ttl });
+        drop(state);
+        self.granted.notify_waiters();
         Ok(Lease { id, ttl })
     }
 

@@ -8,7 +8,7 @@
 //! | `watch` | a `Reset`, then every later commit once, in order; a break shows as `Interrupted` and heals with a new `Reset` |
 //! | `grant`, `keep_alive`, `revoke` | a lease's keys vanish when it ends; a dead lease is never revived |
 //!
-//! Every implementation and wrapper passes the whole of [`conformance`].
+//! Every implementation and wrapper passes the whole suite in `tests/it/store/conformance.rs`.
 
 mod error;
 mod faulty;
@@ -59,6 +59,9 @@ pub async fn open(url: &StoreUrl) -> Result<SharedStore> {
         }
     }
 }
+
+/// The longest lease: a longer one is granted with this TTL.
+pub const MAX_TTL: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// A store that any number of tasks share.
 pub type SharedStore = Arc<dyn Store>;
@@ -123,7 +126,10 @@ pub enum Commit {
 }
 
 /// The contract; see the module's table. Any method's future may be dropped at any await: then
-/// either all of its effect happens or none.
+/// either all of its effect happens or none, and it may happen later than the drop.
+///
+/// Expired entries are never seen: not by a read, nor by a guard, nor in a `Reset`. A lease never
+/// ends before its TTL has passed since it was granted or last kept alive.
 #[async_trait]
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// What errors and metrics call this store: `sqlite`, `etcd`, `memory`.
@@ -138,10 +144,16 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// [`MAX_TXN_LEN`] or [`MAX_TXN_BYTES`] is `TooLarge`.
     async fn commit(&self, txn: Txn) -> Result<Commit>;
 
-    /// Starts at once and never ends by itself: while the store is away it says `Interrupted` once
-    /// and keeps trying.
+    /// Starts at once and never ends by itself, not even with this handle: while the store is away
+    /// it says `Interrupted` once and keeps trying. Its first event is a `Reset` (or `Interrupted`).
+    ///
+    /// The listing of a `Reset` has the revision it is of: every later `Changed` is of a higher
+    /// one, and no later `Reset` of a lower one. `Changed` has all that one commit changed under the
+    /// prefix, in key order, at one revision. Between `Interrupted` and the next `Reset` there is no
+    /// `Changed`.
     async fn watch(&self, prefix: &Prefix) -> Result<Watch>;
 
+    /// A lease of at least the given TTL, or of [`MAX_TTL`] where more was asked for.
     async fn grant(&self, ttl: Duration) -> Result<Lease>;
 
     /// Renews for a whole TTL from now and answers that TTL; `LeaseExpired` for a dead lease.

@@ -1,0 +1,5 @@
+//! Every store, against the one conformance suite and its own tests.
+
+mod conformance;
+mod memory;
+mod wrappers;
