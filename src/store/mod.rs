@@ -11,6 +11,7 @@
 //! Every implementation and wrapper passes the whole suite in `tests/it/store/conformance.rs`.
 
 mod error;
+mod etcd;
 mod faulty;
 mod instrumented;
 mod key;
@@ -30,6 +31,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use error::{Error, ErrorKind, Result};
+pub use etcd::EtcdStore;
 pub use faulty::{Faults, Faulty};
 pub use instrumented::Instrumented;
 pub use key::{Key, KeyError, Prefix};
@@ -54,7 +56,8 @@ pub const MAX_TXN_BYTES: usize = 1024 * 1024;
 pub async fn open(url: &StoreUrl) -> Result<SharedStore> {
     match url {
         StoreUrl::Memory => Ok(Arc::new(Instrumented::new(MemoryStore::new()))),
-        StoreUrl::Sqlite(_) | StoreUrl::Etcd(_) => {
+        StoreUrl::Etcd(url) => Ok(Arc::new(Instrumented::new(EtcdStore::open(url)?))),
+        StoreUrl::Sqlite(_) => {
             Err(Error::new(ErrorKind::Unsupported, "store", "open", url, "not built yet"))
         }
     }

@@ -1,0 +1,125 @@
+//! A watch: a listing, then etcd's own watch from the next revision on, and again after a break.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_client::{Client, WatchOptions, WatchResponse, WatchStream};
+use futures::stream;
+
+use super::members::{Ask, Effect};
+use super::trouble::Trouble;
+use super::{NAME, Shared, convert};
+use crate::daemon::Backoff;
+use crate::store::{Error, ErrorKind, Prefix, Result, Revision, Watch, WatchEvent};
+
+pub(super) fn start(shared: Arc<Shared>, prefix: Prefix) -> Watch {
+    let watcher = Watcher {
+        shared,
+        prefix,
+        following: None,
+        pending: VecDeque::new(),
+        interrupted: false,
+        backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
+    };
+    Watch::new(stream::unfold(watcher, async |mut watcher: Watcher| {
+        let event = watcher.next().await;
+        Some((event, watcher))
+    }))
+}
+
+struct Watcher {
+    shared: Arc<Shared>,
+    prefix: Prefix,
+    /// `None` when a listing must come first.
+    following: Option<WatchStream>,
+    pending: VecDeque<WatchEvent>,
+    /// Whether the break that is on was said already.
+    interrupted: bool,
+    backoff: Backoff,
+}
+
+impl Watcher {
+    async fn next(&mut self) -> WatchEvent {
+        loop {
+            if let Some(event) = self.pending.pop_front() {
+                return event;
+            }
+            let step = match self.following.take() {
+                None => self.list().await,
+                Some(stream) => self.follow(stream).await,
+            };
+            if let Err(error) = step
+                && !std::mem::replace(&mut self.interrupted, true)
+            {
+                return WatchEvent::Interrupted(error);
+            }
+        }
+    }
+
+    /// Lists the prefix and opens the watch behind the listing.
+    async fn list(&mut self) -> Result<()> {
+        if self.interrupted {
+            self.backoff.wait().await;
+        }
+        let listing = self.shared.list(&self.prefix).await?;
+        self.following = Some(self.open(listing.revision).await?);
+        self.interrupted = false;
+        self.pending.push_back(WatchEvent::Reset(listing));
+        Ok(())
+    }
+
+    async fn open(&self, listed: Revision) -> Result<WatchStream> {
+        let (start, end) = self.shared.keyspace.range(&self.prefix);
+        let options = WatchOptions::new()
+            .with_range(end)
+            .with_start_revision(convert::signed(listed).saturating_add(1));
+        let send = |client: Client| {
+            let (start, options) = (start.clone(), options.clone());
+            async move {
+                let client = client.watch_client().max_decoding_message_size(usize::MAX);
+                { client }.watch(start, Some(options)).await
+            }
+        };
+        self.shared.members.call(&self.ask(), send).await
+    }
+
+    /// Takes in one answer. The stream is put back unless it has ended.
+    async fn follow(&mut self, mut stream: WatchStream) -> Result<()> {
+        let answer = match stream.message().await {
+            Ok(Some(answer)) => answer,
+            Ok(None) => return Err(self.broken(Trouble::from_message("etcd ended the watch"))),
+            Err(error) => return Err(self.broken(error.into())),
+        };
+        if answer.canceled() {
+            return self.cancelled(&answer);
+        }
+        let commits = self.shared.keyspace.commits(answer.events());
+        self.pending.extend(commits.into_iter().map(WatchEvent::Changed));
+        self.following = Some(stream);
+        Ok(())
+    }
+
+    fn cancelled(&self, answer: &WatchResponse) -> Result<()> {
+        // Compacted: what was missed is gone, and a new listing stands in for it.
+        if answer.compact_revision() > 0 {
+            return Ok(());
+        }
+        Err(self.broken(Trouble::from_message(&format!(
+            "etcd cancelled the watch: {}",
+            answer.cancel_reason()
+        ))))
+    }
+
+    fn ask(&self) -> Ask {
+        Ask { operation: "watch", subject: self.prefix.to_string(), effect: Effect::Read }
+    }
+
+    fn broken(&self, trouble: Trouble) -> Error {
+        let kind = match trouble.kind {
+            ErrorKind::Denied => ErrorKind::Denied,
+            _ => ErrorKind::Unavailable,
+        };
+        Error::new(kind, NAME, "watch", &self.prefix, trouble.reason)
+    }
+}
