@@ -50,6 +50,7 @@ again), 78 configuration, 130 and 143 ended at once by a second signal.";
 
 /// The commands, each of which is an `Args` and a `run` in a folder of its own.
 #[derive(Debug, clap::Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one of them in a process")]
 pub enum Command {
     Serve(serve::Args),
     Register(register::Args),

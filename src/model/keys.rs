@@ -48,9 +48,14 @@ pub fn haproxy(name: &HaproxyName) -> Key {
     haproxies().key(name.as_str())
 }
 
-/// `serve`: the client lists of the demo servers.
+/// `serve`: the client counts of the demo servers.
 pub fn serve() -> Prefix {
     Prefix::of(["serve"])
+}
+
+/// `serve/<id>/<instance>`: one of them. The instance, a UUID, keeps two with one id apart.
+pub fn serving(id: &EndpointId, instance: uuid::Uuid) -> Key {
+    Prefix::of(["serve", id.as_str()]).key(&instance.to_string())
 }
 
 /// `elections`: the leader keys.

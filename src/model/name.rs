@@ -174,6 +174,12 @@ impl fmt::Display for ServerPrefix {
     }
 }
 
+impl From<uuid::Uuid> for EndpointId {
+    fn from(uuid: uuid::Uuid) -> Self {
+        Self(uuid.to_string())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,10 +4,12 @@
 //! it vanishes with the process. Leaving is said first (`leaving: true`), so that the server is
 //! drained before it goes.
 
+mod connect;
 mod departure;
 mod listing;
 mod registrar;
 
+pub use connect::open_patiently;
 pub use departure::{Departure, departure};
 pub use listing::{Registrations, Unreadable, read, read_all};
 pub use registrar::{Left, Registrar, RegistrarState, Until};

@@ -36,8 +36,8 @@ pub enum Until {
 /// How a server left.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Left {
-    /// What was waited for has come.
-    Drained,
+    /// What was waited for has come; the sessions that its load balancers still have on it.
+    Drained { sessions: u64 },
     /// The deadline came first; what was still waited for.
     TimedOut(String),
 }
@@ -98,12 +98,12 @@ impl Registrar {
     /// stays registered until [`Self::close`].
     pub async fn leave(&self, until: Until, deadline: Duration) -> Left {
         if !self.shared.claimed.load(Ordering::Acquire) {
-            return Left::Drained;
+            return Left::Drained { sessions: 0 };
         }
         let ends = Instant::now() + deadline;
         let waiting = watch::Sender::new(String::from("the store to take the departure"));
         match tokio::time::timeout_at(ends, self.shared.leave(until, &waiting)).await {
-            Ok(()) => Left::Drained,
+            Ok(sessions) => Left::Drained { sessions },
             Err(_elapsed) => Left::TimedOut(waiting.borrow().clone()),
         }
     }
@@ -183,7 +183,7 @@ impl Shared {
         (other != self.endpoint.address).then(|| other.to_string())
     }
 
-    async fn leave(&self, until: Until, waiting: &watch::Sender<String>) {
+    async fn leave(&self, until: Until, waiting: &watch::Sender<String>) -> u64 {
         self.put(true);
         self.presence.flushed().await;
         let mut health = Health::new("watching the drain");
@@ -195,8 +195,11 @@ impl Shared {
         reports.ready().await;
         loop {
             let what = match self.departure(&table, &reports) {
-                Departure::Drained { sessions: 0 } => return,
-                Departure::Drained { .. } if until == Until::NoNewSessions => return,
+                Departure::Drained { sessions }
+                    if sessions == 0 || until == Until::NoNewSessions =>
+                {
+                    return sessions;
+                }
                 Departure::Drained { sessions } => format!("{sessions} sessions to end"),
                 Departure::Waiting(what) => what,
             };
@@ -308,7 +311,7 @@ mod tests {
         let second = registrar(&store, endpoint("a", 2));
         until(&second, |s| matches!(s, RegistrarState::Failing(w) if w.contains("is taken by")))
             .await;
-        assert_eq!(second.leave(Until::NoSessions, TTL).await, Left::Drained);
+        assert_eq!(second.leave(Until::NoSessions, TTL).await, Left::Drained { sessions: 0 });
         assert_eq!(registered(&store).await, [endpoint("a", 1)]);
         drop(first);
         until(&second, |s| *s == RegistrarState::Registered).await;
@@ -341,7 +344,7 @@ mod tests {
         let (left, ()) = tokio::join!(registrar.leave(Until::NoNewSessions, TTL), async {
             put_slot(&store, "a", SlotState::Drain).await;
         });
-        assert_eq!(left, Left::Drained);
+        assert_eq!(left, Left::Drained { sessions: 0 });
     }
 
     #[tokio::test(start_paused = true)]
@@ -349,6 +352,6 @@ mod tests {
         let store = MemoryStore::new();
         let registrar = registrar(&store, endpoint("a", 1));
         until(&registrar, |s| *s == RegistrarState::Registered).await;
-        assert_eq!(registrar.leave(Until::NoSessions, TTL).await, Left::Drained);
+        assert_eq!(registrar.leave(Until::NoSessions, TTL).await, Left::Drained { sessions: 0 });
     }
 }

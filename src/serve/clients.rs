@@ -1,0 +1,291 @@
+//! Who is connected to this server.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// How often [`Clients::settled`] looks, and how long nobody must have come or gone for it.
+const QUIET: Duration = Duration::from_millis(4);
+
+/// The connections of one server; clones share it.
+///
+/// A connection that was just accepted is *undecided*: it may be a health probe. It becomes a
+/// client when its [`Seat`] says so.
+#[derive(Debug, Clone)]
+pub struct Clients(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    count: watch::Sender<usize>,
+}
+
+#[derive(Debug)]
+struct State {
+    connections: usize,
+    last_id: u64,
+    undecided: BTreeSet<u64>,
+    /// Ordered as they are shown. The id keeps two connections apart that a proxy says are from
+    /// one address.
+    members: BTreeSet<(Box<str>, u64)>,
+    /// The first two lines of `WHO` for these members; made when asked for, shared by all who ask.
+    listing: Option<Bytes>,
+    changed: Instant,
+}
+
+/// What `WHO` says of this server alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    /// The reply's first two lines.
+    pub lines: Bytes,
+    pub count: usize,
+}
+
+impl Clients {
+    pub fn new() -> Self {
+        let state = State {
+            connections: 0,
+            last_id: 0,
+            undecided: BTreeSet::new(),
+            members: BTreeSet::new(),
+            listing: None,
+            changed: Instant::now(),
+        };
+        Self(Arc::new(Shared { state: Mutex::new(state), count: watch::Sender::new(0) }))
+    }
+
+    /// Takes in a connection, unless `limit` are there already.
+    pub fn admit(&self, limit: usize) -> Option<Seat> {
+        let mut state = self.0.lock();
+        if state.connections >= limit {
+            return None;
+        }
+        state.connections += 1;
+        state.last_id += 1;
+        let id = state.last_id;
+        state.undecided.insert(id);
+        state.changed = Instant::now();
+        Some(Seat { shared: self.0.clone(), id, shown: None, excused: false })
+    }
+
+    /// How many clients there are; changes are seen at once.
+    pub fn count(&self) -> watch::Receiver<usize> {
+        self.0.count.subscribe()
+    }
+
+    /// Every client as of now.
+    pub fn listing(&self) -> Listing {
+        let mut state = self.0.lock();
+        let count = state.members.len();
+        let State { members, listing, .. } = &mut *state;
+        let lines = listing.get_or_insert_with(|| lines_of(members)).clone();
+        Listing { lines, count }
+    }
+
+    /// Waits until everybody who came before this call is decided on and has been seen to go if
+    /// gone, so that a listing right after a thousand connects or disconnects is exact. Never
+    /// longer than `limit`; not at all on a quiet server.
+    pub async fn settled(&self, limit: Duration) {
+        let asked = Instant::now();
+        let last_id = self.0.lock().last_id;
+        while !self.0.lock().is_settled(last_id, asked) && asked.elapsed() < limit {
+            tokio::time::sleep(QUIET).await;
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Later comings and goings do not hold the answer up, or a busy server would never answer.
+    fn is_settled(&self, last_id: u64, asked: Instant) -> bool {
+        let decided = self.undecided.first().is_none_or(|first| *first > last_id);
+        decided && (self.changed.elapsed() >= QUIET || asked.elapsed() >= QUIET * 8)
+    }
+}
+
+fn lines_of(members: &BTreeSet<(Box<str>, u64)>) -> Bytes {
+    let len: usize = members.iter().map(|(address, _)| address.len() + 4).sum();
+    let mut text = String::with_capacity(len + 128);
+    text.push_str("IP:PORT of clients connected to this server: {");
+    for (index, (address, _)) in members.iter().enumerate() {
+        let comma = if index == 0 { "" } else { ", " };
+        // Writing to a String cannot fail.
+        _ = write!(text, "{comma}'{address}'");
+    }
+    _ = write!(text, "}}\nclients connected to this server: {}\n", members.len());
+    text.into()
+}
+
+/// A connection's place; dropping it frees the place.
+#[derive(Debug)]
+pub struct Seat {
+    shared: Arc<Shared>,
+    id: u64,
+    /// The address it is a client under.
+    shown: Option<Box<str>>,
+    /// It is never to be a client.
+    excused: bool,
+}
+
+impl Seat {
+    /// It is a client from now on, unless that was decided before.
+    pub fn join(&mut self, address: SocketAddr) {
+        if self.is_decided() {
+            return;
+        }
+        let canonical = SocketAddr::new(address.ip().to_canonical(), address.port());
+        let text: Box<str> = canonical.to_string().into();
+        let mut state = self.shared.lock();
+        state.undecided.remove(&self.id);
+        state.members.insert((text.clone(), self.id));
+        self.shown = Some(text);
+        self.shared.changed(state);
+    }
+
+    /// It will never be a client, such as a proxy's own probe.
+    pub fn excuse(&mut self) {
+        self.excused |= self.shown.is_none();
+        self.shared.lock().undecided.remove(&self.id);
+    }
+
+    /// Whether it is known to be a client, or known not to be one.
+    pub fn is_decided(&self) -> bool {
+        self.excused || self.shown.is_some()
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.connections -= 1;
+        state.undecided.remove(&self.id);
+        match self.shown.take() {
+            Some(address) => {
+                state.members.remove(&(address, self.id));
+                self.shared.changed(state);
+            }
+            None => state.changed = Instant::now(),
+        }
+    }
+}
+
+impl Shared {
+    /// The count is sent under the lock, so that the last one sent is the last one true.
+    fn changed(&self, mut state: MutexGuard<'_, State>) {
+        state.listing = None;
+        state.changed = Instant::now();
+        self.count.send_replace(state.members.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn address(n: u16) -> SocketAddr {
+        format!("127.0.0.1:{n}").parse().unwrap()
+    }
+
+    fn shown(clients: &Clients) -> String {
+        String::from_utf8(clients.listing().lines.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn the_listing_is_the_original_server_s_with_its_entries_sorted() {
+        let clients = Clients::new();
+        let mut seats: Vec<Seat> = (0..3).map(|_| clients.admit(9).unwrap()).collect();
+        seats[0].join(address(5001));
+        seats[1].join("[::1]:7".parse().unwrap());
+        seats[2].join("[::ffff:127.0.0.1]:40000".parse().unwrap());
+        assert_eq!(
+            shown(&clients),
+            "IP:PORT of clients connected to this server: \
+             {'127.0.0.1:40000', '127.0.0.1:5001', '[::1]:7'}\n\
+             clients connected to this server: 3\n"
+        );
+        seats.clear();
+        assert!(shown(&clients).ends_with("server: {}\nclients connected to this server: 0\n"));
+    }
+
+    #[test]
+    fn a_connection_is_no_client_before_it_joins_but_takes_a_place() {
+        let clients = Clients::new();
+        let seat = clients.admit(1).unwrap();
+        assert_eq!(clients.listing().count, 0);
+        assert!(clients.admit(1).is_none());
+        drop(seat);
+        assert!(clients.admit(1).is_some());
+    }
+
+    #[test]
+    fn two_connections_said_to_be_from_one_address_are_two_clients() {
+        let clients = Clients::new();
+        let mut seats = [clients.admit(9).unwrap(), clients.admit(9).unwrap()];
+        seats.iter_mut().for_each(|seat| seat.join(address(1)));
+        assert_eq!(*clients.count().borrow(), 2);
+        let [first, _second] = seats;
+        drop(first);
+        assert!(shown(&clients).contains("{'127.0.0.1:1'}"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn settling_waits_for_the_undecided_but_not_for_later_ones_nor_for_ever() {
+        let clients = Clients::new();
+        let limit = Duration::from_millis(300);
+        let time = async |clients: &Clients| {
+            let start = Instant::now();
+            clients.settled(limit).await;
+            start.elapsed()
+        };
+        tokio::time::advance(QUIET).await;
+        assert_eq!(time(&clients).await, Duration::ZERO);
+        let mut seat = clients.admit(9).unwrap();
+        assert!(time(&clients).await >= limit);
+        let (waited, _later) = tokio::join!(time(&clients), async {
+            tokio::time::sleep(QUIET * 10).await;
+            let later = clients.admit(9).unwrap();
+            seat.join(address(1));
+            later
+        });
+        assert!(waited >= QUIET * 10 && waited < limit, "{waited:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn the_count_is_always_the_number_of_clients(
+            steps in proptest::collection::vec((0u8..4, any::<prop::sample::Index>()), 0..60),
+        ) {
+            let clients = Clients::new();
+            let mut seats: Vec<Seat> = Vec::new();
+            for (step, which) in steps {
+                if step == 0 || seats.is_empty() {
+                    seats.extend(clients.admit(20));
+                    continue;
+                }
+                let at = which.index(seats.len());
+                match step {
+                    1 => seats[at].join(address(1)),
+                    2 => seats[at].excuse(),
+                    _ => drop(seats.swap_remove(at)),
+                }
+                let joined = seats.iter().filter(|s| s.shown.is_some()).count();
+                prop_assert_eq!(clients.listing().count, joined);
+                prop_assert_eq!(*clients.count().borrow(), joined);
+                prop_assert_eq!(clients.0.lock().connections, seats.len());
+            }
+        }
+    }
+}

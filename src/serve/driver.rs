@@ -1,0 +1,254 @@
+//! Runs the server: listening, the links to the store, and the order in which it all ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::advertise::advertised;
+use super::clients::Clients;
+use super::cluster::{self, Count, Others};
+use super::server::{self, Metrics, Server, Shared};
+use super::settings::{Register, Settings};
+use crate::daemon::{Context, OwnedTask, spawn_owned};
+use crate::error::CommandResult;
+use crate::model::{Endpoint, EndpointId, ServerAddress, keys};
+use crate::presence::Presence;
+use crate::registry::{Left, Registrar, RegistrarState, Until, open_patiently};
+use crate::store::Key;
+
+/// How much of the grace period goes to the load balancers at most; the clients get the rest.
+const LEAVE_SHARE: f64 = 0.4;
+
+/// What is kept of the grace period to end the leases in.
+const CLOSE_TIME: Duration = Duration::from_millis(2500);
+
+/// At most one write in this time, and one status: changes in between go together.
+const PACE: Duration = Duration::from_millis(25);
+
+/// Serves until the shutdown, and ends in order: deregister, stop accepting, let clients finish.
+pub(super) async fn serve(settings: Settings, context: Context) -> CommandResult {
+    raise_file_limit(settings.limits.max_clients);
+    let listener = server::listen(&settings.host, settings.port).await?;
+    let listening = listener.local_addr()?;
+    let instance = uuid::Uuid::new_v4();
+    let id = settings.id.clone().unwrap_or_else(|| instance.into());
+    let endpoint = match &settings.register {
+        Some(register) => {
+            let address = advertised(register.advertise, listening, &settings.store.url)?;
+            Some(endpoint(id.clone(), address, register))
+        }
+        None => None,
+    };
+    tracing::info!(%listening, %id, "serving WHO, WHERE, WHY and QUIT");
+    let (sender, others) = watch::channel(Others::Unavailable("not asked yet".into()));
+    let clients = Clients::new();
+    let server = Server::new(Shared {
+        id: id.clone(),
+        clients: clients.clone(),
+        others: others.clone(),
+        limits: settings.limits.clone(),
+        proxy_protocol: settings.proxy_protocol,
+        metrics: Metrics::new(),
+    });
+    let own = keys::serving(&id, instance);
+    let registered = watch::Sender::new(RegistrarState::Starting);
+    let report = Report { id: id.clone(), listening, endpoint: endpoint.clone() };
+    let _report =
+        spawn_owned(report.run(context.clone(), clients.count(), others, registered.subscribe()));
+    let links = connect(settings, id, own, endpoint, clients, sender, registered);
+    run(server, listener, links, &context).await;
+    Ok(())
+}
+
+/// What this server has in the store.
+struct Links {
+    presence: Arc<Presence>,
+    registrar: Option<Registrar>,
+    _tasks: Vec<OwnedTask<()>>,
+}
+
+async fn run(
+    server: Server,
+    listener: TcpListener,
+    links: impl Future<Output = Links>,
+    context: &Context,
+) {
+    let stop = CancellationToken::new();
+    let coordinate = async {
+        let links = tokio::select! {
+            () = context.shutdown.cancelled() => None,
+            links = links => Some(links),
+        };
+        context.shutdown.cancelled().await;
+        let asked = Instant::now();
+        if let Some(registrar) = links.as_ref().and_then(|l| l.registrar.as_ref()) {
+            leave(registrar, context.grace.mul_f64(LEAVE_SHARE)).await;
+        }
+        stop.cancel();
+        (links, asked)
+    };
+    let ((links, asked), ()) = tokio::join!(coordinate, server.accept(listener, &stop));
+    let grace = context.grace.saturating_sub(asked.elapsed());
+    server.finish(grace.saturating_sub(CLOSE_TIME.min(context.grace / 4))).await;
+    if let Some(Links { presence, registrar, _tasks }) = links {
+        let deregister = async {
+            if let Some(registrar) = registrar {
+                registrar.close().await;
+            }
+        };
+        tokio::join!(presence.close(), deregister);
+    }
+}
+
+/// Deregisters. While load balancers have sessions on this server it stays in their tables as
+/// leaving, so that nobody cuts those sessions off.
+async fn leave(registrar: &Registrar, deadline: Duration) {
+    match registrar.leave(Until::NoNewSessions, deadline).await {
+        Left::Drained { sessions: 0 } => {
+            registrar.close().await;
+            tracing::info!("deregistered");
+        }
+        Left::Drained { sessions } => tracing::info!(sessions, "drained; no new sessions come"),
+        Left::TimedOut(what) => tracing::warn!("not waiting longer for {what}"),
+    }
+}
+
+/// Opens the store for as long as it takes, then starts what needs it.
+async fn connect(
+    settings: Settings,
+    id: EndpointId,
+    own: Key,
+    endpoint: Option<Endpoint>,
+    clients: Clients,
+    others: watch::Sender<Others>,
+    registered: watch::Sender<RegistrarState>,
+) -> Links {
+    let store = open_patiently(&settings.store, |problem| {
+        others.send_replace(Others::Unavailable(problem.to_owned()));
+        registered.send_replace(RegistrarState::Failing(problem.to_owned()));
+    })
+    .await;
+    let presence = Presence::start(store.clone(), settings.ttl).with_min_interval(PACE);
+    let mut tasks = vec![spawn_owned(cluster::follow(store.clone(), id, own.clone(), others))];
+    let registrar = settings.register.zip(endpoint).map(|(register, endpoint)| {
+        let registrar = Registrar::start(store, register.backend, endpoint, settings.ttl);
+        tasks.push(spawn_owned(forward(registrar.state(), registered)));
+        registrar
+    });
+    let presence = Arc::new(presence);
+    tasks.push(spawn_owned(announce(presence.clone(), own, clients.count())));
+    Links { presence, registrar, _tasks: tasks }
+}
+
+/// Writes this server's count whenever it changes; the presence makes one write of many.
+async fn announce(presence: Arc<Presence>, own: Key, mut count: watch::Receiver<usize>) {
+    loop {
+        let clients = *count.borrow_and_update() as u64;
+        presence.set(own.clone(), Count { clients }.to_value());
+        tokio::time::sleep(PACE).await;
+        if count.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn forward(mut from: watch::Receiver<RegistrarState>, to: watch::Sender<RegistrarState>) {
+    loop {
+        let state = from.borrow_and_update().clone();
+        to.send_replace(state);
+        if from.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn endpoint(id: EndpointId, address: ServerAddress, register: &Register) -> Endpoint {
+    let Register { backend: _, advertise: _, weight, group, zone } = register.clone();
+    Endpoint { id, address, name: None, group, zone, weight, leaving: false }
+}
+
+/// What `/status`, `/readyz` and the gauges say.
+struct Report {
+    id: EndpointId,
+    listening: std::net::SocketAddr,
+    endpoint: Option<Endpoint>,
+}
+
+impl Report {
+    async fn run(
+        self,
+        context: Context,
+        mut count: watch::Receiver<usize>,
+        mut others: watch::Receiver<Others>,
+        mut registered: watch::Receiver<RegistrarState>,
+    ) {
+        let gate = context.readiness.gate("registration", "starting");
+        loop {
+            let clients = *count.borrow_and_update();
+            let others_now = others.borrow_and_update().clone();
+            let state = registered.borrow_and_update().clone();
+            match (&self.endpoint, &state) {
+                (None, _) | (_, RegistrarState::Registered) => gate.open(),
+                (_, RegistrarState::Starting) => gate.close("not registered yet"),
+                (_, RegistrarState::Failing(why)) => gate.close(why),
+            }
+            self.publish(&context, clients, &others_now, &state);
+            tokio::time::sleep(PACE).await;
+            tokio::select! {
+                _ = count.changed() => {}
+                _ = others.changed() => {}
+                changed = registered.changed() => if changed.is_err() {
+                    // Only at the end, when the links are gone.
+                    std::future::pending::<()>().await;
+                },
+            }
+        }
+    }
+
+    fn publish(&self, context: &Context, clients: usize, others: &Others, state: &RegistrarState) {
+        let (all, why) = match others {
+            Others::Clients(sum) => (Some(sum.saturating_add(clients as u64)), None),
+            Others::Unavailable(why) => (None, Some(why)),
+        };
+        server::set_gauges(clients, all);
+        let registration = self.endpoint.as_ref().map(|endpoint| {
+            let failing = match state {
+                RegistrarState::Failing(why) => Some(why),
+                RegistrarState::Starting | RegistrarState::Registered => None,
+            };
+            json!({
+                "address": endpoint.address,
+                "registered": *state == RegistrarState::Registered,
+                "failing": failing,
+            })
+        });
+        let status = json!({
+            "id": self.id, "listening": self.listening, "clients": clients,
+            "cluster_clients": all, "cluster_unavailable": why, "registration": registration,
+        });
+        context.status.publish("serve", &status);
+    }
+}
+
+/// Most systems start with 1024 open files and allow far more.
+fn raise_file_limit(max_clients: usize) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+    let now = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if now < max_clients as u64 + 64 {
+        tracing::warn!(
+            limit = now,
+            max_clients,
+            "the limit of open files is under max-clients: raise it (ulimit -n, LimitNOFILE=)"
+        );
+    }
+}

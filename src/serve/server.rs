@@ -1,0 +1,198 @@
+//! The listening socket, and what all connections share.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use metrics::{Counter, counter, describe_counter, describe_gauge, gauge};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::clients::Clients;
+use super::cluster::Others;
+use super::connection::{self, PROBE_TIME};
+use super::protocol::Command;
+use super::settings::Limits;
+use crate::daemon::{Backoff, Health};
+use crate::model::EndpointId;
+
+/// Connections that the kernel may hold ready; it cuts this down to `net.core.somaxconn`.
+const BACKLOG: u32 = 4096;
+
+/// How many refused clients are told why at the same time; beyond that they are just closed.
+const REFUSALS: usize = 64;
+
+/// What all connections share.
+#[derive(Debug)]
+pub struct Shared {
+    pub id: EndpointId,
+    pub clients: Clients,
+    pub others: watch::Receiver<Others>,
+    pub limits: Limits,
+    pub proxy_protocol: bool,
+    pub metrics: Metrics,
+}
+
+impl Shared {
+    /// The reply to `WHO`: this server's two lines, then the cluster's.
+    pub async fn who(&self) -> (Bytes, String) {
+        self.clients.settled(PROBE_TIME + PROBE_TIME / 5).await;
+        let listing = self.clients.listing();
+        let all = self.others.borrow().line(listing.count);
+        (listing.lines, all)
+    }
+}
+
+/// Handles of the counters, looked up once.
+#[derive(Debug)]
+pub struct Metrics {
+    commands: [Counter; Command::ALL.len()],
+    accepted: Counter,
+    refused_full: Counter,
+    pub refused_header: Counter,
+}
+
+impl Metrics {
+    pub fn new() -> Self {
+        describe_gauge!("lbctl_serve_clients", "Clients connected to this server");
+        describe_gauge!(
+            "lbctl_serve_cluster_clients",
+            "Clients connected to all servers, as last known"
+        );
+        describe_counter!("lbctl_serve_commands_total", "Commands answered, by command");
+        describe_counter!(
+            "lbctl_serve_connections_total",
+            "Connections accepted, health probes among them"
+        );
+        describe_counter!("lbctl_serve_refused_total", "Connections refused, by reason");
+        let refused = |reason| counter!("lbctl_serve_refused_total", "reason" => reason);
+        Self {
+            commands: Command::ALL
+                .map(|c| counter!("lbctl_serve_commands_total", "command" => c.as_str())),
+            accepted: counter!("lbctl_serve_connections_total"),
+            refused_full: refused("max_clients"),
+            refused_header: refused("proxy_header"),
+        }
+    }
+
+    pub fn count(&self, command: Command) {
+        if let Some(at) = Command::ALL.iter().position(|c| *c == command) {
+            self.commands[at].increment(1);
+        }
+    }
+}
+
+/// How many clients there are: here, and everywhere if that is known.
+pub fn set_gauges(own: usize, all: Option<u64>) {
+    gauge!("lbctl_serve_clients").set(own as f64);
+    if let Some(all) = all {
+        gauge!("lbctl_serve_cluster_clients").set(all as f64);
+    }
+}
+
+/// Listens on the first address that a host name has. Port 0 takes a free one.
+pub async fn listen(host: &str, port: u16) -> anyhow::Result<TcpListener> {
+    use anyhow::Context as _;
+    let name = host.trim_start_matches('[').trim_end_matches(']');
+    let wanted = || format!("cannot listen on host {host}, port {port}");
+    let address = lookup_host((name, port)).await.with_context(wanted)?.next();
+    let address = address.with_context(|| format!("host {host} has no address"))?;
+    let socket = if address.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }?;
+    // A port in TIME_WAIT from this server's last run is free.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address).with_context(wanted)?;
+    socket.listen(BACKLOG).with_context(wanted)
+}
+
+/// The connections, and how they are ended.
+#[derive(Debug)]
+pub struct Server {
+    shared: Arc<Shared>,
+    connections: TaskTracker,
+    refusals: Arc<Semaphore>,
+    closing: CancellationToken,
+}
+
+impl Server {
+    pub fn new(shared: Shared) -> Self {
+        Self {
+            shared: Arc::new(shared),
+            connections: TaskTracker::new(),
+            refusals: Arc::new(Semaphore::new(REFUSALS)),
+            closing: CancellationToken::new(),
+        }
+    }
+
+    /// Accepts until `stop` is cancelled, then closes the listening socket.
+    pub async fn accept(&self, listener: TcpListener, stop: &CancellationToken) {
+        let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
+        let mut health = Health::new("accepting connections");
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    health.succeeded();
+                    self.admit(stream, peer);
+                }
+                // The client went away while it waited; the next one is fine.
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
+                // Out of file descriptors or memory: the connection stays in the queue.
+                Err(error) => {
+                    health.failed(&error);
+                    backoff.wait().await;
+                }
+            }
+        }
+    }
+
+    /// Lets the clients finish, then closes those that are left.
+    pub async fn finish(&self, grace: Duration) {
+        self.connections.close();
+        let left = self.connections.len();
+        if left > 0 {
+            tracing::info!(connections = left, "letting the connected clients finish");
+        }
+        if tokio::time::timeout(grace, self.connections.wait()).await.is_err() {
+            let left = self.connections.len();
+            tracing::info!(connections = left, "closing the clients that are left");
+            self.closing.cancel();
+            self.connections.wait().await;
+        }
+    }
+
+    fn admit(&self, stream: TcpStream, peer: SocketAddr) {
+        self.shared.metrics.accepted.increment(1);
+        let Some(seat) = self.shared.clients.admit(self.shared.limits.max_clients) else {
+            return self.refuse(stream);
+        };
+        let (shared, closing) = (self.shared.clone(), self.closing.clone());
+        self.connections.spawn(async move {
+            let served = tokio::select! {
+                () = closing.cancelled() => return,
+                served = connection::serve(shared, stream, peer, seat) => served,
+            };
+            if let Err(error) = served {
+                tracing::debug!(%peer, %error, "a connection broke");
+            }
+        });
+    }
+
+    fn refuse(&self, stream: TcpStream) {
+        self.shared.metrics.refused_full.increment(1);
+        let max = self.shared.limits.max_clients;
+        tracing::debug!(max, "a client was refused: the server is full");
+        if let Ok(permit) = self.refusals.clone().try_acquire_owned() {
+            let sentence = format!("too many clients: at most {max}, try again later\n");
+            self.connections.spawn(async move {
+                connection::refuse(stream, &sentence).await;
+                drop(permit);
+            });
+        }
+    }
+}
