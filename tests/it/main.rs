@@ -11,7 +11,6 @@ mod cli;
 mod demo;
 mod discover;
 mod election;
-mod etcd;
 mod haproxy;
 mod register;
 mod serve;

@@ -17,8 +17,8 @@ use etcd_client::{Client, GetOptions, GetResponse, LeaseTimeToLiveResponse};
 
 use super::url::EtcdUrl;
 use super::{
-    Commit, Entry, Error, ErrorKind, Key, Lease, LeaseId, Listing, Prefix, Result, Revision, Store,
-    Txn, Watch, Write,
+    Commit, Entry, Error, ErrorKind, Key, Lease, LeaseId, Listing, MAX_TTL, Prefix, Result,
+    Revision, Store, Txn, Watch, Write,
 };
 use convert::Keyspace;
 use members::{Ask, Effect, Members};
@@ -102,6 +102,7 @@ impl Store for EtcdStore {
 
     async fn grant(&self, ttl: Duration) -> Result<Lease> {
         // Whole seconds, never less than was asked for; etcd raises it to its own least.
+        let ttl = ttl.min(MAX_TTL);
         let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
         let seconds = i64::try_from(seconds.max(1)).unwrap_or(i64::MAX);
         let ask = Ask {

@@ -4,12 +4,14 @@
 pub mod etcd;
 pub mod haproxy;
 pub mod process;
+pub mod proxy;
 
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 pub use process::Process;
+pub use proxy::Proxy;
 
 /// How long a condition may take before a test fails: far over what it needs, so that a busy
 /// machine does not fail it.

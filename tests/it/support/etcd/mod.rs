@@ -111,6 +111,11 @@ impl Etcd {
         all.join(",")
     }
 
+    /// The client port of a member.
+    pub fn port(&self, number: usize) -> u16 {
+        self.members[number].client
+    }
+
     /// The store URL with a prefix, the password and every certificate that the options ask for.
     pub fn url(&self, prefix: &str) -> String {
         let scheme = if self.options.tls { "etcds" } else { "etcd" };

@@ -1,11 +1,11 @@
-//! The etcd backend where etcd itself is the point: logins, fail-over, compaction, restarts. What
-//! every store must do is in the conformance suite.
+//! TLS, certificates and passwords.
 
 use std::time::Duration;
 
-use lbctl::store::{Commit, ErrorKind, Key, Prefix, SharedStore, Txn, Watch, WatchEvent, open};
+use lbctl::store::{ErrorKind, Txn};
 
-use crate::support::DEADLINE;
+use super::store;
+use crate::store::conformance::{Observer, get, key, put};
 use crate::support::etcd::{Etcd, Options};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -18,11 +18,10 @@ async fn works_with_every_kind_of_login() {
     ] {
         let Some(etcd) = Etcd::start_with(1, options) else { return };
         let store = store(&etcd.url("lbctl")).await;
-        let mut watch = store.watch(&Prefix::root()).await.unwrap();
-        assert!(matches!(next(&mut watch).await, WatchEvent::Reset(l) if l.entries.is_empty()));
+        let mut observer = Observer::ready(&store, "").await;
         put(&store, "a", "1").await;
-        assert_eq!(value(&store, "a").await.as_deref(), Some("1"), "{options:?}");
-        assert_eq!(changed(&mut watch).await, ["a"]);
+        assert_eq!(get(&store, "a").await.unwrap().value, "1", "{options:?}");
+        assert_eq!(observer.next_change().await[0].key(), &key("a"));
         let lease = store.grant(Duration::from_secs(5)).await.unwrap();
         store.keep_alive(lease.id).await.unwrap();
         store.revoke(lease.id).await.unwrap();
@@ -46,35 +45,5 @@ async fn a_wrong_login_is_denied_with_a_hint() {
         assert!(error.hint().is_some(), "{error}");
         let commit = store(&url).await.commit(Txn::new().put(key("a"), "1")).await;
         assert_eq!(commit.unwrap_err().kind(), ErrorKind::Denied, "{url}");
-    }
-}
-
-async fn store(url: &str) -> SharedStore {
-    open(&url.parse().unwrap()).await.unwrap()
-}
-
-fn key(text: &str) -> Key {
-    text.parse().unwrap()
-}
-
-async fn put(store: &SharedStore, name: &str, value: &str) {
-    let commit = store.commit(Txn::new().put(key(name), value.to_owned())).await.unwrap();
-    assert!(matches!(commit, Commit::Committed(_)));
-}
-
-async fn value(store: &SharedStore, name: &str) -> Option<String> {
-    let entry = store.get(&key(name)).await.unwrap()?;
-    Some(String::from_utf8(entry.value.to_vec()).unwrap())
-}
-
-async fn next(watch: &mut Watch) -> WatchEvent {
-    tokio::time::timeout(DEADLINE, watch.next_event()).await.expect("the watch is silent")
-}
-
-/// The keys of the next commit that the watch hears of.
-async fn changed(watch: &mut Watch) -> Vec<String> {
-    match next(watch).await {
-        WatchEvent::Changed(changes) => changes.iter().map(|c| c.key().to_string()).collect(),
-        other => panic!("not a change: {other:?}"),
     }
 }
