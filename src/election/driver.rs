@@ -1,19 +1,374 @@
 //! Runs the state machine of an election on a store.
 
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use std::time::Duration;
 
-use super::{Options, Standing};
-use crate::store::SharedStore;
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::machine::{Answer, CallId, Effect, Input, Machine, Moment};
+use super::metrics::Metrics;
+use super::view::Holder;
+use super::{FencingToken, LeaderRecord, Leadership, Options, Standing, timing};
+use crate::daemon::{Backoff, Health, OwnedTask, spawn_owned};
+use crate::model::{Timestamp, keys};
+use crate::store::{
+    Change, Entry, ErrorKind, Guard, Key, LeaseId, Listing, Result, Revision, SharedStore, Txn,
+    WatchEvent,
+};
 
 /// Stands until told to resign.
 pub(super) async fn drive(
-    _store: SharedStore,
-    _options: Options,
-    _told: watch::Sender<Standing>,
+    store: SharedStore,
+    options: Options,
+    told: watch::Sender<Standing>,
     resign: CancellationToken,
     resigned: CancellationToken,
 ) {
-    resign.cancelled().await;
-    resigned.cancel();
+    let _resigned = resigned.drop_guard();
+    let (mut news, _watching) = watch_leader(store.clone(), keys::election(&options.name));
+    let mut driver = Driver::new(store, options, told);
+    let mut resigning = false;
+    driver.feed(Input::Tick);
+    while !driver.stopped {
+        let wake = driver.wake_at();
+        let input = tokio::select! {
+            () = resign.cancelled(), if !resigning => {
+                resigning = true;
+                Input::Resign
+            }
+            (id, answer) = answered(&mut driver.call) => driver.take_in(id, answer),
+            Some(input) = news.recv() => input,
+            Some(()) = driver.endings.next() => continue,
+            () = sleep_until(wake) => Input::Tick,
+        };
+        driver.feed(input);
+    }
+    // Keys of abandoned campaigns would keep others out for as long as their leases live.
+    while driver.endings.next().await.is_some() {}
+}
+
+/// What the machine's effects act on.
+struct Driver {
+    store: SharedStore,
+    options: Options,
+    key: Key,
+    machine: Machine,
+    started: Instant,
+    told: watch::Sender<Standing>,
+    leading: Option<Held>,
+    call: Option<Call>,
+    endings: FuturesUnordered<BoxFuture<'static, ()>>,
+    health: Health,
+    metrics: Metrics,
+    stopped: bool,
+}
+
+/// A request under way.
+struct Call {
+    id: CallId,
+    sent: Instant,
+    answer: BoxFuture<'static, Result<Answer>>,
+}
+
+/// A leadership that is lost with this value, also when the candidate is dropped.
+struct Held {
+    leadership: Leadership,
+    _lost: DropGuard,
+}
+
+impl Driver {
+    fn new(store: SharedStore, options: Options, told: watch::Sender<Standing>) -> Self {
+        Self {
+            key: keys::election(&options.name),
+            machine: Machine::new(options.ttl),
+            started: Instant::now(),
+            leading: None,
+            call: None,
+            endings: FuturesUnordered::new(),
+            health: Health::new(format!("the election {}", options.name)),
+            metrics: Metrics::new(&options.name),
+            stopped: false,
+            store,
+            options,
+            told,
+        }
+    }
+
+    fn wake_at(&self) -> Instant {
+        match self.machine.wake_at() {
+            Some(wake) => self.started + wake,
+            None => Instant::now(),
+        }
+    }
+
+    fn feed(&mut self, input: Input) {
+        let at = Moment { now: self.started.elapsed(), jitter: fastrand::f64() };
+        for effect in self.machine.handle(at, input) {
+            self.perform(effect);
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Grant(id) => {
+                let (store, ttl) = (self.store.clone(), self.options.ttl);
+                self.send(id, async move { Ok(Answer::Granted(store.grant(ttl).await?)) });
+            }
+            Effect::Campaign(id, lease) => self.send(id, self.campaign(lease)),
+            Effect::Read(id) => {
+                let (store, key) = (self.store.clone(), self.key.clone());
+                let read = async move { Ok(Answer::Read(store.get(&key).await?.map(holder))) };
+                self.send(id, read);
+            }
+            Effect::KeepAlive(id, lease) => {
+                let store = self.store.clone();
+                self.send(id, async move { Ok(Answer::Renewed(store.keep_alive(lease).await?)) });
+            }
+            Effect::Resign(id, token, lease) => self.send(id, self.give_up(token, lease)),
+            Effect::Revoke(lease) => self.endings.push(Box::pin(revoke(self.store.clone(), lease))),
+            Effect::Lead { token, until } => self.lead(token, until),
+            Effect::Extend { until } => {
+                if let Some(held) = &self.leading {
+                    held.leadership.extend(self.started + until);
+                }
+            }
+            Effect::StepDown { why } => self.step_down(why),
+            Effect::Follow { leader } => self.follow(leader),
+            Effect::Stop => self.stopped = true,
+        }
+    }
+
+    fn send(&mut self, id: CallId, answer: impl Future<Output = Result<Answer>> + Send + 'static) {
+        let call = Call { id, sent: Instant::now(), answer: Box::pin(answer) };
+        let given_up = self.call.replace(call);
+        let deadline = timing::call_deadline(self.options.ttl);
+        if given_up.is_some_and(|call| call.sent.elapsed() >= deadline) {
+            self.health.failed(&"the store does not answer in time");
+        }
+    }
+
+    fn campaign(&self, lease: LeaseId) -> impl Future<Output = Result<Answer>> + use<> {
+        let record =
+            LeaderRecord { id: self.options.id.to_string(), since: Some(Timestamp::now()) };
+        let txn = Txn::new().guard(Guard::Absent(self.key.clone())).put_leased(
+            self.key.clone(),
+            record.to_value(),
+            lease,
+        );
+        let store = self.store.clone();
+        // The key is read back, whatever the answer is.
+        async move { store.commit(txn).await.map(|_commit| Answer::Campaigned) }
+    }
+
+    /// The delete frees the key at once, the revocation also if the delete's outcome is unknown.
+    fn give_up(
+        &self,
+        token: Revision,
+        lease: LeaseId,
+    ) -> impl Future<Output = Result<Answer>> + use<> {
+        let own = Guard::CreatedAt(self.key.clone(), token);
+        let txn = Txn::new().guard(own).delete(self.key.clone());
+        let store = self.store.clone();
+        async move {
+            let deleted = store.commit(txn).await;
+            store.revoke(lease).await?;
+            deleted.map(|_commit| Answer::Resigned)
+        }
+    }
+
+    /// Turns an answer into the machine's input.
+    fn take_in(&mut self, id: CallId, answer: Result<Answer>) -> Input {
+        let answer = answer.unwrap_or_else(|error| match error.kind() {
+            ErrorKind::LeaseExpired => Answer::LeaseExpired,
+            _ => {
+                self.health.failed(&error);
+                Answer::Failed
+            }
+        });
+        if !matches!(answer, Answer::Failed) {
+            self.health.succeeded();
+            self.metrics.succeeded();
+        }
+        Input::Answer(id, answer)
+    }
+
+    fn lead(&mut self, token: Revision, until: Duration) {
+        tracing::info!(election = %self.options.name, %token, "leading");
+        let token = FencingToken(token);
+        let leadership = Leadership::new(token, self.key.clone(), self.started + until);
+        let lost = leadership.lost.clone().drop_guard();
+        self.leading = Some(Held { leadership: leadership.clone(), _lost: lost });
+        self.metrics.leads(true, token.0);
+        self.told.send_replace(Standing::Leader(leadership));
+    }
+
+    fn step_down(&mut self, why: &'static str) {
+        self.leading = None;
+        tracing::info!(election = %self.options.name, why, "not leading any more");
+        self.metrics.leads(false, Revision::default());
+        self.told.send_replace(Standing::Follower { leader: None });
+    }
+
+    fn follow(&mut self, leader: Option<Holder>) {
+        match &leader {
+            Some(holder) => {
+                let (leader, token) = (&holder.id, holder.created);
+                tracing::info!(election = %self.options.name, leader, %token, "following");
+            }
+            None => tracing::info!(election = %self.options.name, "nobody leads"),
+        }
+        self.metrics.leads(false, leader.as_ref().map_or(Revision::default(), |h| h.created));
+        self.told.send_replace(Standing::Follower { leader: leader.map(|holder| holder.id) });
+    }
+}
+
+/// Waits for the answer to the request under way; cancel-safe.
+async fn answered(call: &mut Option<Call>) -> (CallId, Result<Answer>) {
+    let Some(under_way) = call else { return std::future::pending().await };
+    let answer = (&mut under_way.answer).await;
+    let id = under_way.id;
+    *call = None;
+    (id, answer)
+}
+
+/// Ends the lease of an abandoned campaign, or leaves it to its time to live.
+async fn revoke(store: SharedStore, lease: LeaseId) {
+    match timeout(timing::LAST_CALL_DEADLINE, store.revoke(lease)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a lease is left to its time to live"),
+        Err(_elapsed) => tracing::debug!(%lease, "a lease is left to its time to live"),
+    }
+}
+
+/// Watches the leader key for as long as the task lives.
+fn watch_leader(store: SharedStore, key: Key) -> (mpsc::Receiver<Input>, OwnedTask<()>) {
+    let (news, heard) = mpsc::channel(16);
+    let task = spawn_owned(async move {
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+        let mut watch = loop {
+            match store.watch(&keys::elections()).await {
+                Ok(watch) => break watch,
+                // The machine's own reads fail as well, and are reported.
+                Err(error) => tracing::debug!(%error, "cannot watch the leader key yet"),
+            }
+            backoff.wait().await;
+        };
+        loop {
+            if let Some(input) = news_of(&key, watch.next_event().await)
+                && news.send(input).await.is_err()
+            {
+                return;
+            }
+        }
+    });
+    (heard, task)
+}
+
+fn news_of(key: &Key, event: WatchEvent) -> Option<Input> {
+    match event {
+        WatchEvent::Reset(Listing { revision, entries }) => {
+            let found = entries.into_iter().find(|entry| entry.key == *key);
+            Some(found.map_or(Input::Gone(revision), |entry| Input::Seen(holder(entry))))
+        }
+        WatchEvent::Changed(changes) => {
+            let change = changes.into_iter().find(|change| change.key() == key)?;
+            Some(match change {
+                Change::Put(entry) => Input::Seen(holder(entry)),
+                Change::Delete { revision, .. } => Input::Gone(revision),
+            })
+        }
+        WatchEvent::Interrupted(_) => None,
+    }
+}
+
+fn holder(entry: Entry) -> Holder {
+    let id = LeaderRecord::from_value(&entry.value).id;
+    Holder { created: entry.created, lease: entry.lease, id }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::election::Candidate;
+    use crate::store::{Commit, MemoryStore, Store as _};
+
+    const TTL: Duration = Duration::from_secs(10);
+
+    fn candidate(store: &MemoryStore, id: &str) -> Candidate {
+        let options = Options { name: "test".parse().unwrap(), id: id.parse().unwrap(), ttl: TTL };
+        Candidate::start(Arc::new(store.clone()), options)
+    }
+
+    async fn leadership(candidate: &Candidate) -> Leadership {
+        let mut standing = candidate.standing();
+        let leads = standing.wait_for(|s| matches!(s, Standing::Leader(_))).await.unwrap();
+        let Standing::Leader(leadership) = &*leads else { unreachable!() };
+        leadership.clone()
+    }
+
+    async fn follows(candidate: &Candidate, id: &str) {
+        let followed =
+            |s: &Standing| matches!(s, Standing::Follower { leader: Some(l) } if l == id);
+        candidate.standing().wait_for(followed).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_leads_for_as_long_as_it_lives() {
+        let store = MemoryStore::new();
+        let a = candidate(&store, "a");
+        let first = leadership(&a).await;
+        let b = candidate(&store, "b");
+        follows(&b, "a").await;
+        tokio::time::sleep(TTL * 10).await;
+        assert!(first.is_held() && a.leadership().is_some() && b.leadership().is_none());
+        let written = first.commit(&store, Txn::new().put("x".parse().unwrap(), "1")).await;
+        assert!(matches!(written, Ok(Commit::Committed(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_successor_takes_over_at_once_when_the_leader_resigns() {
+        let store = MemoryStore::new();
+        let a = candidate(&store, "a");
+        let first = leadership(&a).await;
+        let b = candidate(&store, "b");
+        follows(&b, "a").await;
+        let started = Instant::now();
+        a.resign().await;
+        assert!(first.lost.is_cancelled() && a.leadership().is_none());
+        let second = leadership(&b).await;
+        assert!(started.elapsed() < Duration::from_millis(10), "took {:?}", started.elapsed());
+        assert!(second.token > first.token);
+        let late = first.commit(&store, Txn::new().put("x".parse().unwrap(), "1")).await;
+        assert_eq!(late.unwrap(), Commit::Conflict);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dropped_leader_is_lost_at_once_and_replaced_when_its_lease_ends() {
+        let store = MemoryStore::new();
+        let a = candidate(&store, "a");
+        let first = leadership(&a).await;
+        let b = candidate(&store, "b");
+        follows(&b, "a").await;
+        let started = Instant::now();
+        drop(a);
+        first.lost.cancelled().await;
+        leadership(&b).await;
+        assert!(started.elapsed() <= TTL + Duration::from_secs(1), "took {:?}", started.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_whose_key_is_deleted_steps_down_and_stands_again() {
+        let store = MemoryStore::new();
+        let a = candidate(&store, "a");
+        let first = leadership(&a).await;
+        let _deleted = store.commit(Txn::new().delete(first.key.clone())).await.unwrap();
+        first.lost.cancelled().await;
+        assert!(leadership(&a).await.token > first.token);
+    }
 }

@@ -22,7 +22,6 @@ pub struct Leadership {
 }
 
 impl Leadership {
-    #[allow(dead_code, reason = "the driver follows")]
     pub(super) fn new(token: FencingToken, key: Key, until: Instant) -> Self {
         let until = Arc::new(Mutex::new(until));
         Self { token, key, lost: CancellationToken::new(), until }
@@ -45,7 +44,6 @@ impl Leadership {
         store.commit(txn.guard(self.guard())).await
     }
 
-    #[allow(dead_code, reason = "the driver follows")]
     pub(super) fn extend(&self, until: Instant) {
         *self.until.lock().unwrap_or_else(PoisonError::into_inner) = until;
     }

@@ -12,6 +12,10 @@
 
 mod driver;
 mod leadership;
+mod machine;
+mod metrics;
+mod timing;
+mod view;
 
 use std::time::Duration;
 

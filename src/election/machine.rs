@@ -1,0 +1,379 @@
+//! The state machine of one candidate: what happened goes in, what to do comes out. No clock, no
+//! socket, no randomness inside.
+//!
+//! A campaign is granted a lease, puts the leader key if it is absent, and reads it back. Only what
+//! was read back counts: whatever the campaign answered, late or not at all, the key is this
+//! candidate's if and only if it is on this campaign's lease. Names do not count, so that the key of
+//! an earlier process with the same id is not taken for one's own.
+
+use std::time::Duration;
+
+use super::timing;
+use super::view::{Holder, View};
+use crate::store::{Lease, LeaseId, Revision};
+
+/// When an input comes in.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    /// The monotonic clock, from any start.
+    pub now: Duration,
+    /// Random, from 0 up to 1.
+    pub jitter: f64,
+}
+
+/// The number of a request. Only the answer to the last one counts.
+pub(super) type CallId = u64;
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Input {
+    /// Time has passed: due at [`Machine::wake_at`].
+    Tick,
+    Answer(CallId, Answer),
+    /// The leader key was seen, by watch.
+    Seen(Holder),
+    /// The leader key did not exist at this revision, by watch.
+    Gone(Revision),
+    /// Give up for good.
+    Resign,
+}
+
+/// What the store answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Answer {
+    Granted(Lease),
+    /// To a campaign: won or lost, the key has to be read back.
+    Campaigned,
+    /// The leader key.
+    Read(Option<Holder>),
+    /// The lease counts for this long, from before the renewal was sent.
+    Renewed(Duration),
+    LeaseExpired,
+    /// To a resignation.
+    Resigned,
+    /// An error of any kind, or an outcome that is not known.
+    Failed,
+}
+
+/// What to do, in this order. Requests are answered with [`Input::Answer`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// Ask for a lease.
+    Grant(CallId),
+    /// Put the leader key on this lease if it is absent.
+    Campaign(CallId, LeaseId),
+    /// Read the leader key.
+    Read(CallId),
+    KeepAlive(CallId, LeaseId),
+    /// Delete the leader key if this revision created it, and end the lease.
+    Resign(CallId, Revision, LeaseId),
+    /// End a lease; the outcome does not matter.
+    Revoke(LeaseId),
+    /// Be the leader until then.
+    Lead {
+        token: Revision,
+        until: Duration,
+    },
+    /// Still the leader, until then.
+    Extend {
+        until: Duration,
+    },
+    /// Stop being the leader, now.
+    StepDown {
+        why: &'static str,
+    },
+    /// This is the leader now, as far as is known.
+    Follow {
+        leader: Option<Holder>,
+    },
+    /// The resignation is complete: nothing follows.
+    Stop,
+}
+
+/// One candidate of one election.
+#[derive(Debug)]
+pub(super) struct Machine {
+    /// The time to live that is asked for.
+    ttl: Duration,
+    phase: Phase,
+    view: View,
+    call: Option<Call>,
+    last_call: CallId,
+    /// When the phase's next request is due, if none is under way.
+    next_at: Duration,
+    /// Tries since the last leader was seen.
+    tries: u32,
+    followed: Option<Holder>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Following,
+    Granting,
+    Campaigning(Tenure),
+    Confirming(Tenure),
+    Leading(Tenure, Revision),
+    Resigning,
+    Stopped,
+}
+
+/// A lease and how long it surely lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Tenure {
+    lease: LeaseId,
+    ttl: Duration,
+    /// When the request that granted or renewed it was sent.
+    renewed: Duration,
+}
+
+impl Tenure {
+    fn until(&self) -> Duration {
+        self.renewed + timing::acting_time(self.ttl)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Call {
+    id: CallId,
+    sent: Duration,
+    /// Taken for failed from then on.
+    deadline: Duration,
+}
+
+impl Machine {
+    /// A candidate that reads the leader key at the first [`Input::Tick`].
+    pub fn new(ttl: Duration) -> Self {
+        Self {
+            ttl,
+            phase: Phase::Following,
+            view: View::default(),
+            call: None,
+            last_call: 0,
+            next_at: Duration::ZERO,
+            tries: 0,
+            followed: None,
+        }
+    }
+
+    /// Takes an input in and answers what to do.
+    pub fn handle(&mut self, at: Moment, input: Input) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        // First of all: a process that was paused must not act on what it believed before.
+        self.check_deadline(at, &mut effects);
+        match input {
+            Input::Tick => self.tick(at, &mut effects),
+            Input::Answer(id, answer) => self.answer(at, id, answer, &mut effects),
+            Input::Seen(holder) => {
+                self.view.see(holder);
+                self.tries = 0;
+            }
+            Input::Gone(revision) => self.view.miss(revision),
+            Input::Resign => self.resign(at, &mut effects),
+        }
+        self.follow_view(at, &mut effects);
+        effects
+    }
+
+    /// When [`Input::Tick`] is due at the latest.
+    pub fn wake_at(&self) -> Option<Duration> {
+        let next = self.call.map_or(self.next_at, |call| call.deadline);
+        match self.phase {
+            Phase::Stopped => None,
+            Phase::Campaigning(tenure) | Phase::Confirming(tenure) | Phase::Leading(tenure, _) => {
+                Some(next.min(tenure.until()))
+            }
+            Phase::Following | Phase::Granting | Phase::Resigning => Some(next),
+        }
+    }
+
+    fn check_deadline(&mut self, at: Moment, effects: &mut Vec<Effect>) {
+        match self.phase {
+            Phase::Leading(tenure, _) if at.now >= tenure.until() => {
+                self.step_down(at, "it could not be renewed in time", effects);
+            }
+            Phase::Campaigning(tenure) | Phase::Confirming(tenure) if at.now >= tenure.until() => {
+                self.abandon(at, tenure, effects);
+            }
+            _ => {}
+        }
+    }
+
+    fn tick(&mut self, at: Moment, effects: &mut Vec<Effect>) {
+        match self.call {
+            Some(call) if at.now >= call.deadline => {
+                self.answer(at, call.id, Answer::Failed, effects);
+            }
+            None if at.now >= self.next_at => self.request(at, effects),
+            _ => {}
+        }
+    }
+
+    /// Sends what the phase needs next.
+    fn request(&mut self, at: Moment, effects: &mut Vec<Effect>) {
+        match self.phase {
+            Phase::Following => self.send(at, Effect::Read, effects),
+            Phase::Granting => self.send(at, Effect::Grant, effects),
+            Phase::Campaigning(t) => self.send(at, |id| Effect::Campaign(id, t.lease), effects),
+            Phase::Confirming(_) => self.send(at, Effect::Read, effects),
+            Phase::Leading(t, _) => self.send(at, |id| Effect::KeepAlive(id, t.lease), effects),
+            Phase::Resigning | Phase::Stopped => {}
+        }
+    }
+
+    fn send(
+        &mut self,
+        at: Moment,
+        request: impl FnOnce(CallId) -> Effect,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.last_call += 1;
+        let deadline = at.now + timing::call_deadline(self.ttl);
+        self.call = Some(Call { id: self.last_call, sent: at.now, deadline });
+        effects.push(request(self.last_call));
+    }
+
+    fn answer(&mut self, at: Moment, id: CallId, answer: Answer, effects: &mut Vec<Effect>) {
+        let Some(call) = self.call.take_if(|call| call.id == id) else { return };
+        match (self.phase, answer) {
+            (Phase::Following, Answer::Read(found)) => {
+                if found.is_some() {
+                    self.tries = 0;
+                }
+                self.read(found);
+                self.next_at = at.now + timing::poll_wait(self.ttl, at.jitter);
+            }
+            (Phase::Granting, Answer::Granted(lease)) => {
+                let tenure = Tenure { lease: lease.id, ttl: lease.ttl, renewed: call.sent };
+                self.enter(at, Phase::Campaigning(tenure), effects);
+            }
+            (Phase::Campaigning(tenure), _) => self.enter(at, Phase::Confirming(tenure), effects),
+            (Phase::Confirming(tenure), Answer::Read(found)) => {
+                self.read(found);
+                self.conclude(at, tenure, effects);
+            }
+            (Phase::Confirming(_), _) => self.next_at = at.now + self.retry_wait(at),
+            (Phase::Leading(tenure, token), Answer::Renewed(ttl)) => {
+                let tenure = Tenure { ttl, renewed: call.sent, ..tenure };
+                self.phase = Phase::Leading(tenure, token);
+                self.next_at = call.sent + timing::renew_wait(ttl, at.jitter);
+                effects.push(Effect::Extend { until: tenure.until() });
+            }
+            (Phase::Leading(..), Answer::LeaseExpired) => {
+                self.step_down(at, "the store ended its lease", effects);
+            }
+            (Phase::Leading(tenure, _), _) => {
+                self.next_at = at.now + timing::renew_retry_wait(tenure.ttl, at.jitter);
+            }
+            (Phase::Resigning, _) => self.stop(effects),
+            (Phase::Following | Phase::Granting, _) => self.follow_later(at),
+            (Phase::Stopped, _) => {}
+        }
+    }
+
+    fn read(&mut self, found: Option<Holder>) {
+        match found {
+            Some(holder) => self.view.see(holder),
+            None => self.view.read_absent(),
+        }
+    }
+
+    /// Goes on to a phase and sends its request at once.
+    fn enter(&mut self, at: Moment, phase: Phase, effects: &mut Vec<Effect>) {
+        self.phase = phase;
+        self.next_at = at.now;
+        self.request(at, effects);
+    }
+
+    /// The campaign's key was read back: it is won if the key is on the campaign's own lease.
+    fn conclude(&mut self, at: Moment, tenure: Tenure, effects: &mut Vec<Effect>) {
+        let own = self.view.holder().filter(|holder| holder.lease == Some(tenure.lease));
+        let Some(token) = own.map(|holder| holder.created) else {
+            return self.abandon(at, tenure, effects);
+        };
+        self.tries = 0;
+        self.phase = Phase::Leading(tenure, token);
+        self.next_at = tenure.renewed + timing::renew_wait(tenure.ttl, at.jitter);
+        effects.push(Effect::Lead { token, until: tenure.until() });
+    }
+
+    /// Ends the campaign. The lease is ended too, so that a put that is still on its way can do
+    /// nothing any more.
+    fn abandon(&mut self, at: Moment, tenure: Tenure, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Revoke(tenure.lease));
+        self.follow_later(at);
+    }
+
+    fn step_down(&mut self, at: Moment, why: &'static str, effects: &mut Vec<Effect>) {
+        effects.push(Effect::StepDown { why });
+        self.followed = None;
+        if let Phase::Leading(tenure, _) = self.phase {
+            self.abandon(at, tenure, effects);
+        }
+    }
+
+    fn follow_later(&mut self, at: Moment) {
+        self.phase = Phase::Following;
+        self.call = None;
+        // What is known already was acted on: the next read decides.
+        self.view.take_vacancy();
+        self.next_at = at.now + self.retry_wait(at);
+    }
+
+    fn retry_wait(&mut self, at: Moment) -> Duration {
+        self.tries += 1;
+        timing::retry_wait(self.ttl, self.tries, at.jitter)
+    }
+
+    fn resign(&mut self, at: Moment, effects: &mut Vec<Effect>) {
+        self.call = None;
+        match self.phase {
+            Phase::Leading(tenure, token) => {
+                effects.push(Effect::StepDown { why: "it resigned" });
+                self.phase = Phase::Resigning;
+                self.send(at, |id| Effect::Resign(id, token, tenure.lease), effects);
+                if let Some(call) = &mut self.call {
+                    call.deadline = at.now + timing::LAST_CALL_DEADLINE;
+                }
+            }
+            Phase::Campaigning(tenure) | Phase::Confirming(tenure) => {
+                // The put may have been applied: without an end of the lease the key would keep
+                // others out for a whole TTL.
+                effects.push(Effect::Revoke(tenure.lease));
+                self.stop(effects);
+            }
+            Phase::Following | Phase::Granting => self.stop(effects),
+            Phase::Resigning | Phase::Stopped => {}
+        }
+    }
+
+    fn stop(&mut self, effects: &mut Vec<Effect>) {
+        self.phase = Phase::Stopped;
+        effects.push(Effect::Stop);
+    }
+
+    /// Draws the conclusions from what is known of the leader key now.
+    fn follow_view(&mut self, at: Moment, effects: &mut Vec<Effect>) {
+        match self.phase {
+            Phase::Leading(_, token) if self.view.rules_out(token) => {
+                self.step_down(at, "its leader key was deleted", effects);
+                self.follow_view(at, effects);
+            }
+            Phase::Following => {
+                self.tell_leader(effects);
+                if self.view.take_vacancy() {
+                    self.call = None;
+                    self.enter(at, Phase::Granting, effects);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn tell_leader(&mut self, effects: &mut Vec<Effect>) {
+        let leader = self.view.holder();
+        if self.followed.as_ref() != leader {
+            self.followed = leader.cloned();
+            effects.push(Effect::Follow { leader: leader.cloned() });
+        }
+    }
+}
