@@ -1,0 +1,167 @@
+//! Runs the command and the registration side by side.
+
+use std::ffi::OsString;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use rustix::process::Signal as Number;
+use tokio::net::TcpStream;
+use tokio::signal::unix::{self, SignalKind};
+use tokio::time::timeout;
+
+use super::child::{self, Wrapped};
+use super::settings::Settings;
+use super::supervision::{Action, Signal, Supervision};
+use crate::daemon::{Backoff, spawn_owned};
+use crate::error::{CommandError, CommandResult, Kind};
+use crate::model::ServerAddress;
+use crate::registry::{Left, Registrar, RegistrarState, Until, open_patiently};
+
+/// How long one try to connect may take while the port is waited for.
+const CONNECT_TIME: Duration = Duration::from_secs(1);
+
+/// Runs to the command's end, or without one to a signal.
+pub(super) async fn run(settings: Settings, command: Vec<OsString>) -> CommandResult {
+    let mut signals = Signals::listen()?;
+    let mut wrapped = Wrapped::start(&command)?;
+    let mut supervision = Supervision::new(wrapped.is_some());
+    let deadline = settings.drain_deadline;
+    let (ready, mut registrar) = tokio::sync::watch::channel(None);
+    let _registering = spawn_owned(async move {
+        let registrar = Arc::new(register(settings).await);
+        let _said = spawn_owned(say(registrar.clone()));
+        ready.send_replace(Some(registrar));
+        pending::<()>().await;
+    });
+    let mut leaving: Option<BoxFuture<'static, ()>> = None;
+    let result = loop {
+        let action = tokio::select! {
+            signal = signals.next() => supervision.signal(signal),
+            status = ended(&mut wrapped) => break child::result(status?),
+            () = done(&mut leaving) => supervision.left(),
+        };
+        match action {
+            Action::Nothing => {}
+            Action::Leave => {
+                let registrar = registrar.borrow_and_update().clone();
+                leaving = Some(leave(registrar, deadline).boxed());
+            }
+            Action::Pass(number) => {
+                if let Some(wrapped) = &wrapped {
+                    wrapped.signal(number);
+                }
+            }
+            Action::End => break Ok(()),
+            Action::EndBy(number) => break Err(ended_by(number)),
+        }
+    };
+    let registrar = registrar.borrow_and_update().clone();
+    if let Some(registrar) = registrar {
+        registrar.close().await;
+    }
+    result
+}
+
+/// Registers, for as long as it takes.
+async fn register(settings: Settings) -> Registrar {
+    let Settings { store, backend, endpoint, ttl, drain_deadline: _, wait_port } = settings;
+    let store = open_patiently(&store, |_| {}).await;
+    if wait_port {
+        accepts(endpoint.address).await;
+    }
+    Registrar::start(store, backend, endpoint, ttl)
+}
+
+/// Waits until something accepts connections there.
+async fn accepts(address: ServerAddress) {
+    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
+    tracing::info!("registering once {address} accepts connections");
+    while !matches!(
+        timeout(CONNECT_TIME, TcpStream::connect(address.socket_addr())).await,
+        Ok(Ok(_))
+    ) {
+        backoff.wait().await;
+    }
+}
+
+/// Says when it is registered; what fails is said where it fails.
+async fn say(registrar: Arc<Registrar>) {
+    let mut state = registrar.state();
+    while state.wait_for(|s| *s == RegistrarState::Registered).await.is_ok() {
+        tracing::info!("registered");
+        if state.wait_for(|s| *s != RegistrarState::Registered).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Drains and deregisters; without a registration there is nothing to do.
+async fn leave(registrar: Option<Arc<Registrar>>, deadline: Duration) {
+    let Some(registrar) = registrar else {
+        return;
+    };
+    match registrar.leave(Until::NoSessions, deadline).await {
+        Left::Drained { .. } => tracing::info!("drained"),
+        Left::TimedOut(what) => {
+            tracing::warn!("the drain deadline of {deadline:?} is over, not waiting for {what}");
+        }
+    }
+    registrar.close().await;
+}
+
+/// The end of the command; never without one.
+async fn ended(wrapped: &mut Option<Wrapped>) -> std::io::Result<std::process::ExitStatus> {
+    match wrapped {
+        Some(wrapped) => wrapped.wait().await,
+        None => pending().await,
+    }
+}
+
+/// The end of leaving, once; never while nobody leaves. Cancel-safe.
+async fn done(leaving: &mut Option<BoxFuture<'static, ()>>) {
+    match leaving {
+        Some(task) => {
+            task.await;
+            *leaving = None;
+        }
+        None => pending().await,
+    }
+}
+
+fn ended_by(number: Number) -> CommandError {
+    let kind = if number == Number::INT { Kind::Interrupted } else { Kind::Terminated };
+    CommandError::msg(kind, "ended at once by a second signal")
+}
+
+/// The signals that a supervisor or a person sends on purpose.
+struct Signals(Vec<(unix::Signal, Signal<Number>)>);
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        let all = [
+            (SignalKind::terminate(), Signal::Stop(Number::TERM)),
+            (SignalKind::interrupt(), Signal::Stop(Number::INT)),
+            (SignalKind::hangup(), Signal::Other(Number::HUP)),
+            (SignalKind::quit(), Signal::Other(Number::QUIT)),
+            (SignalKind::user_defined1(), Signal::Other(Number::USR1)),
+            (SignalKind::user_defined2(), Signal::Other(Number::USR2)),
+            (SignalKind::window_change(), Signal::Other(Number::WINCH)),
+        ];
+        let listening = all.into_iter().map(|(kind, signal)| Ok((unix::signal(kind)?, signal)));
+        listening.collect::<std::io::Result<_>>().map(Self)
+    }
+
+    /// The next signal; cancel-safe.
+    async fn next(&mut self) -> Signal<Number> {
+        std::future::poll_fn(|cx| {
+            let got = self.0.iter_mut().find_map(|(stream, signal)| {
+                matches!(stream.poll_recv(cx), std::task::Poll::Ready(Some(()))).then_some(*signal)
+            });
+            got.map_or(std::task::Poll::Pending, std::task::Poll::Ready)
+        })
+        .await
+    }
+}
