@@ -17,6 +17,7 @@ mod instrumented;
 mod key;
 mod memory;
 mod settings;
+mod sqlite;
 mod txn;
 mod url;
 mod url_text;
@@ -37,6 +38,7 @@ pub use instrumented::Instrumented;
 pub use key::{Key, KeyError, Prefix};
 pub use memory::MemoryStore;
 pub use settings::{StoreSettings, open_from};
+pub use sqlite::SqliteStore;
 pub use txn::{Guard, Txn, Write};
 pub use url::{EtcdUrl, SqliteUrl, StoreUrl, StoreUrlError};
 pub use watch::{Change, Mirror, Watch, WatchEvent};
@@ -57,9 +59,7 @@ pub async fn open(url: &StoreUrl) -> Result<SharedStore> {
     match url {
         StoreUrl::Memory => Ok(Arc::new(Instrumented::new(MemoryStore::new()))),
         StoreUrl::Etcd(url) => Ok(Arc::new(Instrumented::new(EtcdStore::open(url)?))),
-        StoreUrl::Sqlite(_) => {
-            Err(Error::new(ErrorKind::Unsupported, "store", "open", url, "not built yet"))
-        }
+        StoreUrl::Sqlite(url) => Ok(Arc::new(Instrumented::new(SqliteStore::open(url).await?))),
     }
 }
 

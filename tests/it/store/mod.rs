@@ -3,4 +3,5 @@
 mod conformance;
 mod etcd;
 mod memory;
+mod sqlite;
 mod wrappers;

@@ -1,0 +1,258 @@
+//! What watchers hear: everything behind their positions in the change log, or a new listing.
+
+use tokio::sync::mpsc::Sender;
+
+use super::data::{self, Logged, Stored};
+use super::database::Database;
+use super::failure::{Failure, Outcome};
+use crate::store::{Change, Entry, Error, Key, LeaseId, Listing, Prefix, Revision, WatchEvent};
+
+/// Who watches, and how far everybody has come.
+#[derive(Debug, Default)]
+pub(super) struct Feed {
+    subscribers: Vec<Subscriber>,
+    /// The log was read up to here.
+    position: i64,
+    /// [`Database::replaced`] when it was.
+    file: u64,
+    next_end: Option<i64>,
+}
+
+/// One watch.
+#[derive(Debug)]
+pub(super) struct Subscriber {
+    /// The store's prefix and the watched one behind it.
+    pub(super) whole: Prefix,
+    pub(super) scope: KeyScope,
+    pub(super) events: Sender<WatchEvent>,
+    pub(super) state: State,
+}
+
+/// How a watch stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// Needs a listing: it is new, or did not keep up, or the log does not go back far enough.
+    Lost,
+    /// The same, and its user was told of a break.
+    Interrupted,
+    /// Has heard everything up to the revision.
+    Live(i64),
+}
+
+/// What is new, read at one revision.
+struct News {
+    head: i64,
+    next_end: Option<i64>,
+    /// `None`: the log does not go back as far as the position.
+    changes: Option<Vec<Logged>>,
+    /// A listing for each subscriber that is lost, by its place.
+    listings: Vec<(usize, Vec<Stored>)>,
+}
+
+impl Feed {
+    pub(super) fn subscribe(&mut self, subscriber: Subscriber) {
+        self.subscribers.push(subscriber);
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.subscribers.is_empty()
+    }
+
+    /// When the next lease ends, as of the last run.
+    pub(super) fn next_end(&self) -> Option<i64> {
+        self.next_end
+    }
+
+    /// Tells everybody what they have not heard yet.
+    pub(super) fn run(&mut self, database: &mut Database) {
+        self.subscribers.retain(|subscriber| !subscriber.events.is_closed());
+        if self.is_idle() {
+            return;
+        }
+        // A replaced file may be found by this very read.
+        for _ in 0..2 {
+            let news = database.read(|db| self.news(db));
+            if database.replaced() != self.file {
+                self.file = database.replaced();
+                self.lose_all();
+                continue;
+            }
+            return match news {
+                Ok(news) => self.tell(news),
+                Err(failure) => self.interrupt(&failure.into_error("watch", "")),
+            };
+        }
+    }
+
+    fn lose_all(&mut self) {
+        for subscriber in &mut self.subscribers {
+            if matches!(subscriber.state, State::Live(_)) {
+                subscriber.state = State::Lost;
+            }
+        }
+    }
+
+    fn news(&self, db: &rusqlite::Connection) -> Outcome<News> {
+        let (head, trimmed) = data::head(db)?;
+        let changes = match self.position {
+            position if position == head => Some(Vec::new()),
+            position if position < trimmed || position > head => None,
+            // Nobody is there who could be told.
+            _ if !self.subscribers.iter().any(|s| matches!(s.state, State::Live(_))) => {
+                Some(Vec::new())
+            }
+            position => Some(data::changes(db, position)?),
+        };
+        let mut listings = Vec::new();
+        for (place, subscriber) in self.subscribers.iter().enumerate() {
+            let lost = !matches!(subscriber.state, State::Live(_)) || changes.is_none();
+            if lost && subscriber.is_drained() {
+                listings.push((place, data::list(db, &subscriber.whole)?));
+            }
+        }
+        Ok(News { head, next_end: data::next_end(db)?, changes, listings })
+    }
+
+    fn tell(&mut self, news: News) {
+        match news.changes {
+            None => self.lose_all(),
+            Some(changes) => {
+                for commit in changes.chunk_by(|a, b| a.revision() == b.revision()) {
+                    for subscriber in &mut self.subscribers {
+                        subscriber.hear(commit);
+                    }
+                }
+            }
+        }
+        for (place, listing) in news.listings {
+            if let Some(subscriber) = self.subscribers.get_mut(place) {
+                subscriber.reset(news.head, listing);
+            }
+        }
+        self.position = news.head;
+        self.next_end = news.next_end;
+    }
+
+    fn interrupt(&mut self, error: &Error) {
+        // What is known of the next end may be over, and must not be waited for again and again.
+        self.next_end = None;
+        for subscriber in &mut self.subscribers {
+            subscriber.interrupt(error.clone());
+        }
+    }
+}
+
+impl Subscriber {
+    /// Whether its user has taken everything: only then is a listing worth its reading.
+    fn is_drained(&self) -> bool {
+        self.events.capacity() == self.events.max_capacity()
+    }
+
+    fn hear(&mut self, commit: &[Logged]) {
+        let State::Live(position) = self.state else { return };
+        let revision = commit.first().map_or(0, Logged::revision);
+        if revision <= position {
+            return;
+        }
+        let changes: Outcome<Vec<Change>> = commit
+            .iter()
+            .filter(|logged| logged.key().starts_with(&self.whole.start()))
+            .map(|logged| self.scope.change(logged))
+            .collect();
+        self.state = State::Live(revision);
+        match changes {
+            Ok(changes) if changes.is_empty() => {}
+            Ok(changes) => self.send(WatchEvent::Changed(changes), State::Lost),
+            Err(failure) => self.interrupt(failure.into_error("watch", &self.whole)),
+        }
+    }
+
+    fn reset(&mut self, head: i64, listing: Vec<Stored>) {
+        match self.scope.listing(head, listing) {
+            Ok(listing) => {
+                let before = self.state;
+                self.state = State::Live(head);
+                self.send(WatchEvent::Reset(listing), before);
+            }
+            Err(failure) => self.interrupt(failure.into_error("watch", &self.whole)),
+        }
+    }
+
+    fn interrupt(&mut self, error: Error) {
+        if self.state != State::Interrupted {
+            self.state = State::Interrupted;
+            self.send(WatchEvent::Interrupted(error), State::Lost);
+        }
+    }
+
+    /// A user who does not take events gets a `Reset` when it does again.
+    fn send(&mut self, event: WatchEvent, otherwise: State) {
+        if self.events.try_send(event).is_err() {
+            self.state = otherwise;
+        }
+    }
+}
+
+impl Logged {
+    fn key(&self) -> &str {
+        match self {
+            Self::Put(stored) => &stored.key,
+            Self::Delete { key, .. } => key,
+        }
+    }
+
+    fn revision(&self) -> i64 {
+        match self {
+            Self::Put(stored) => stored.modified,
+            Self::Delete { revision, .. } => *revision,
+        }
+    }
+}
+
+/// Turns stored keys, with the store's prefix, into keys without it, and back.
+#[derive(Debug, Clone)]
+pub(super) struct KeyScope(pub(super) Prefix);
+
+impl KeyScope {
+    pub(super) fn stored_key(&self, key: &Key) -> String {
+        format!("{}{key}", self.0.start())
+    }
+
+    /// The whole prefix behind the store's own.
+    pub(super) fn stored_prefix(&self, prefix: &Prefix) -> Prefix {
+        Prefix::of([self.0.as_str(), prefix.as_str()].into_iter().filter(|part| !part.is_empty()))
+    }
+
+    pub(super) fn entry(&self, stored: Stored) -> Outcome<Entry> {
+        Ok(Entry {
+            key: self.key(&stored.key)?,
+            value: stored.value,
+            created: revision(stored.created),
+            modified: revision(stored.modified),
+            lease: stored.lease.map(|id| LeaseId(id.unsigned_abs())),
+        })
+    }
+
+    pub(super) fn listing(&self, head: i64, stored: Vec<Stored>) -> Outcome<Listing> {
+        let entries = stored.into_iter().map(|s| self.entry(s)).collect::<Outcome<_>>()?;
+        Ok(Listing { revision: revision(head), entries })
+    }
+
+    fn change(&self, logged: &Logged) -> Outcome<Change> {
+        Ok(match logged {
+            Logged::Put(stored) => Change::Put(self.entry(stored.clone())?),
+            Logged::Delete { key, revision: at } => {
+                Change::Delete { key: self.key(key)?, revision: revision(*at) }
+            }
+        })
+    }
+
+    fn key(&self, stored: &str) -> Outcome<Key> {
+        let relative = stored.strip_prefix(&self.0.start()).unwrap_or(stored);
+        relative.parse().map_err(|error| Failure::corrupt(format!("a stored key: {error}")))
+    }
+}
+
+pub(super) fn revision(stored: i64) -> Revision {
+    Revision(stored.unsigned_abs())
+}

@@ -1,0 +1,228 @@
+//! The embedded store: one SQLite file that any number of processes of one host share.
+//!
+//! - A commit is one transaction with one writer at a time, written ahead and synced: it survives
+//!   `kill -9` and a power loss once it was acknowledged.
+//! - Watchers read a change log behind their revision. They are woken by a file event, and look by
+//!   themselves every quarter of a second in case a writer died between its commit and its signal.
+//! - Leases end by the host's boot clock; whoever looks first deletes their keys. A reboot ends them
+//!   all.
+
+mod data;
+mod database;
+mod failure;
+mod feed;
+mod file;
+mod schema;
+mod worker;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream;
+use tokio::sync::oneshot;
+
+use self::data::History;
+use self::database::{Database, Scope};
+use self::failure::{Failure, NAME, Outcome};
+use self::feed::{KeyScope, State, Subscriber, revision};
+use self::worker::{Job, Jobs, Worker};
+use super::{
+    Commit, Entry, ErrorKind, Key, Lease, LeaseId, Listing, MAX_TTL, Prefix, Result, SqliteUrl,
+    Store, Txn, Watch, WatchEvent, Write,
+};
+
+/// How long an answer is waited for: over the wait for another process's lock, so that only a disk
+/// that hangs takes so long.
+const CALL_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How many events a watcher may be behind before it gets a `Reset` instead.
+const WATCH_BUFFER: usize = 256;
+
+/// A database file. Clones share their thread and connection.
+#[derive(Clone)]
+pub struct SqliteStore {
+    jobs: Jobs,
+    scope: KeyScope,
+}
+
+impl SqliteStore {
+    /// Opens the file; makes it, for its owner alone, and its folder where they are missing.
+    ///
+    /// # Errors
+    /// `Denied` for a file or folder without access or on a read-only file system, `Corrupt` for a
+    /// file that is no database or belongs to another program, `Unsupported` for one of a newer
+    /// lbctl, `Unavailable` for a full disk or a lock that is held too long.
+    pub async fn open(url: &SqliteUrl) -> Result<Self> {
+        Self::open_with(url, History::default()).await
+    }
+
+    async fn open_with(url: &SqliteUrl, history: History) -> Result<Self> {
+        let path = url.path.clone();
+        let subject = path.display().to_string();
+        let opened = tokio::task::spawn_blocking(move || start(&path, history));
+        let jobs = opened
+            .await
+            .unwrap_or_else(|error| Err(Failure::new(ErrorKind::Unavailable, error.to_string())))
+            .map_err(|failure| failure.into_error("open", subject))?;
+        Ok(Self { jobs, scope: KeyScope(url.prefix.clone()) })
+    }
+
+    /// Runs work on the thread. A caller that went away before its turn leaves no trace; later, its
+    /// work is done in full.
+    async fn call<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        subject: impl fmt::Display + Send,
+        work: impl FnOnce(&mut Database) -> Outcome<T> + Send + 'static,
+    ) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let call = move |database: &mut Database| {
+            if !reply.is_closed() {
+                // Nobody listens only where the caller went away.
+                _ = reply.send(work(database)).is_ok();
+            }
+        };
+        // A thread that has ended drops the reply, which says so below.
+        _ = self.jobs.send(Job::Call(Box::new(call))).is_ok();
+        let failure = match tokio::time::timeout(CALL_DEADLINE, answer).await {
+            Ok(Ok(Ok(value))) => return Ok(value),
+            Ok(Ok(Err(failure))) => failure,
+            Ok(Err(_closed)) => Failure::new(lost(operation), "the store's thread has ended"),
+            Err(_elapsed) => {
+                Failure::new(lost(operation), format!("no answer within {CALL_DEADLINE:?}"))
+                    .hint("see whether the disk that holds the database hangs")
+            }
+        };
+        Err(failure.into_error(operation, subject))
+    }
+}
+
+/// What a lost answer means.
+fn lost(operation: &str) -> ErrorKind {
+    match operation {
+        "get" | "list" => ErrorKind::Unavailable,
+        _ => ErrorKind::Indeterminate,
+    }
+}
+
+fn start(path: &Path, history: History) -> Outcome<Jobs> {
+    let database = Database::open(path, history)?;
+    let (jobs, received) = mpsc::channel();
+    let jobs = Arc::new(jobs);
+    let worker = Worker::new(database, &jobs);
+    std::thread::Builder::new()
+        .name("lbctl-sqlite".into())
+        .spawn(move || worker.run(&received))
+        .map_err(|error| Failure::io("start the store's thread", &error))?;
+    Ok(jobs)
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    async fn get(&self, key: &Key) -> Result<Option<Entry>> {
+        let (scope, stored) = (self.scope.clone(), self.scope.stored_key(key));
+        self.call("get", key, move |database| {
+            let found = database.read(|db| data::get(db, &stored))?;
+            found.map(|stored| scope.entry(stored)).transpose()
+        })
+        .await
+    }
+
+    async fn list(&self, prefix: &Prefix) -> Result<Listing> {
+        let (scope, whole) = (self.scope.clone(), self.scope.stored_prefix(prefix));
+        self.call("list", prefix, move |database| {
+            let (head, stored) =
+                database.read(|db| Ok((data::head(db)?.0, data::list(db, &whole)?)))?;
+            scope.listing(head, stored)
+        })
+        .await
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Commit> {
+        txn.check(NAME)?;
+        let scope = self.scope.clone();
+        let subject = txn.writes.first().map(|write| write.key().clone());
+        let subject = subject.as_ref().map_or("", Key::as_str);
+        self.call("commit", subject, move |database| database.write(|s| commit(s, &scope, &txn)))
+            .await
+    }
+
+    async fn watch(&self, prefix: &Prefix) -> Result<Watch> {
+        let (events, received) = tokio::sync::mpsc::channel(WATCH_BUFFER);
+        let whole = self.scope.stored_prefix(prefix);
+        let scope = self.scope.clone();
+        let subscriber = Subscriber { whole, scope, events, state: State::Lost };
+        // A thread that has ended drops the sender, which the stream says.
+        _ = self.jobs.send(Job::Subscribe(subscriber)).is_ok();
+        // The stream holds the thread, so that a watch outlives its handle.
+        let watching = (Arc::clone(&self.jobs), Some(received), prefix.clone());
+        Ok(Watch::new(stream::unfold(watching, |(jobs, received, prefix)| async move {
+            let mut received = received?;
+            if let Some(event) = received.recv().await {
+                return Some((event, (jobs, Some(received), prefix)));
+            }
+            let ended = Failure::new(ErrorKind::Unavailable, "the store's thread has ended");
+            let event = WatchEvent::Interrupted(ended.into_error("watch", &prefix));
+            Some((event, (jobs, None, prefix)))
+        })))
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<Lease> {
+        let ttl = ttl.min(MAX_TTL);
+        let span = file::clock_span(ttl);
+        let id = self
+            .call("grant", "", move |database| database.write(|s| data::grant(s.db, span, s.now)))
+            .await?;
+        Ok(Lease { id, ttl: granted(span) })
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<Duration> {
+        let work = move |database: &mut Database| {
+            database.write_volatile(|s| data::keep_alive(s.db, lease, s.now))
+        };
+        self.call("keep_alive", lease, work).await.map(granted)
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<()> {
+        let id = data::stored_lease(lease);
+        self.call("revoke", lease, move |database| {
+            database.write(|s| data::end_lease(s.db, id, s.history))
+        })
+        .await
+    }
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore").field("scope", &self.scope).finish_non_exhaustive()
+    }
+}
+
+fn commit(s: &Scope<'_>, scope: &KeyScope, txn: &Txn) -> Outcome<Commit> {
+    for guard in &txn.guards {
+        if !data::holds(s.db, guard, &scope.stored_key(guard.key()))? {
+            return Ok(Commit::Conflict);
+        }
+    }
+    for write in &txn.writes {
+        if let Write::Put { lease: Some(lease), .. } = write
+            && !data::is_alive(s.db, data::stored_lease(*lease))?
+        {
+            return Err(Failure::lease_expired(*lease));
+        }
+    }
+    let writes: Vec<(String, &Write)> =
+        txn.writes.iter().map(|write| (scope.stored_key(write.key()), write)).collect();
+    Ok(Commit::Committed(revision(data::apply(s.db, &writes, s.history)?)))
+}
+
+fn granted(span: i64) -> Duration {
+    Duration::from_millis(span.unsigned_abs())
+}

@@ -1,0 +1,169 @@
+//! What is in the file, and whether a file is ours.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+
+use super::failure::{Failure, Outcome};
+use super::file;
+use crate::store::ErrorKind;
+
+/// `lbct`, in the header of every database of ours.
+const APPLICATION_ID: i32 = 0x6c62_6374;
+
+/// Raised with every change of the schema.
+const VERSION: i32 = 1;
+
+/// How long another process's transaction is waited for.
+const BUSY_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Above it, the write-ahead log is cut back to this size, in bytes, once it was copied.
+const WAL_LIMIT: i64 = 8 * 1024 * 1024;
+
+/// `changes.value` is null for a deletion. Every change up to `meta.trimmed` is gone. `leases.ends`
+/// counts milliseconds of the host's boot clock, and holds for one boot only: `meta.boot`.
+const SCHEMA: &str = "
+    CREATE TABLE meta (
+        only INTEGER PRIMARY KEY CHECK (only = 1),
+        revision INTEGER NOT NULL,
+        trimmed INTEGER NOT NULL,
+        boot TEXT NOT NULL
+    ) STRICT;
+    INSERT INTO meta VALUES (1, 0, 0, '');
+    CREATE TABLE leases (
+        id INTEGER PRIMARY KEY,
+        ttl INTEGER NOT NULL,
+        ends INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX leases_by_end ON leases (ends);
+    CREATE TABLE entries (
+        key TEXT PRIMARY KEY NOT NULL,
+        value BLOB NOT NULL,
+        created INTEGER NOT NULL,
+        modified INTEGER NOT NULL,
+        lease INTEGER
+    ) STRICT;
+    CREATE INDEX entries_by_lease ON entries (lease) WHERE lease IS NOT NULL;
+    CREATE TABLE changes (
+        revision INTEGER NOT NULL,
+        key TEXT NOT NULL,
+        value BLOB,
+        created INTEGER,
+        lease INTEGER,
+        PRIMARY KEY (revision, key)
+    ) STRICT;
+";
+
+/// Opens an existing file, which may be empty, and makes it a database of ours.
+pub(super) fn connect(path: &Path) -> Outcome<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = Connection::open_with_flags(path, flags)?;
+    let mut since = Instant::now();
+    connection.busy_handler(Some(move |tries| {
+        if tries == 0 {
+            since = Instant::now();
+        }
+        wait_while_busy(since)
+    }))?;
+    connection.pragma_update(None, "trusted_schema", false)?;
+    // Before anything is written: another program's database stays untouched.
+    let fresh = is_fresh(&connection)?;
+    write_ahead(&connection)?;
+    // An acknowledged commit survives a power loss, not only `kill -9`: revisions are fencing
+    // tokens, so they must never be given out twice.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update_and_check(None, "journal_size_limit", WAL_LIMIT, |_| Ok(()))?;
+    connection.set_prepared_statement_cache_capacity(48);
+    if fresh {
+        create(&mut connection)?;
+    }
+    end_leases_of_another_boot(&mut connection)?;
+    Ok(connection)
+}
+
+/// Whether the database is empty; an error if it is not ours.
+fn is_fresh(connection: &Connection) -> Outcome<bool> {
+    let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
+    let (application, version) = (number("application_id")?, number("user_version")?);
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    match (application, version) {
+        (0, 0) if tables == 0 => Ok(true),
+        (APPLICATION_ID, VERSION) => Ok(false),
+        (APPLICATION_ID, newer) if newer > VERSION => Err(Failure::new(
+            ErrorKind::Unsupported,
+            format!("the database is of a newer lbctl (format {newer}; this one knows {VERSION})"),
+        )
+        .hint("run the newer lbctl on all of this host, or name another file")),
+        _ => Err(Failure::new(ErrorKind::Corrupt, "the database belongs to another program")
+            .hint("name another file (--store sqlite:PATH): this one is left as it is")),
+    }
+}
+
+/// Turns the write-ahead log on. SQLite answers "busy" here without asking the busy handler when
+/// two processes do it at once.
+fn write_ahead(connection: &Connection) -> Outcome<()> {
+    let since = Instant::now();
+    loop {
+        let mode = connection
+            .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0));
+        match mode {
+            Ok(mode) if mode == "wal" => return Ok(()),
+            Ok(mode) => {
+                return Err(Failure::new(
+                    ErrorKind::Unsupported,
+                    format!("the file system allows the journal mode {mode} only, not wal"),
+                )
+                .hint("put the database on a local file system, or use etcd"));
+            }
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
+                if !wait_while_busy(since) {
+                    return Err(error.into());
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn create(connection: &mut Connection) -> Outcome<()> {
+    let txn = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // Another process may have been quicker.
+    if is_fresh(&txn)? {
+        txn.execute_batch(SCHEMA)?;
+        txn.pragma_update(None, "application_id", APPLICATION_ID)?;
+        txn.pragma_update(None, "user_version", VERSION)?;
+    }
+    txn.commit().map_err(Failure::of_commit)
+}
+
+/// A reboot starts the boot clock anew and ends every process that held a lease.
+fn end_leases_of_another_boot(connection: &mut Connection) -> Outcome<()> {
+    let boot = file::boot_id()?;
+    let known = |txn: &Connection| -> Outcome<bool> {
+        let stored: String = txn.query_row("SELECT boot FROM meta", [], |row| row.get(0))?;
+        Ok(stored == boot)
+    };
+    if known(connection)? {
+        return Ok(());
+    }
+    let txn = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if !known(&txn)? {
+        txn.execute("UPDATE leases SET ends = 0", [])?;
+        txn.execute("UPDATE meta SET boot = ?1", [&boot])?;
+    }
+    txn.commit().map_err(Failure::of_commit)
+}
+
+/// A short wait with jitter, so that writers of several processes take turns quickly; false once it
+/// took too long.
+fn wait_while_busy(since: Instant) -> bool {
+    if since.elapsed() >= BUSY_DEADLINE {
+        return false;
+    }
+    let wait = Duration::from_micros(fastrand::u64(500..4500));
+    #[expect(clippy::disallowed_methods, reason = "another process's file lock cannot be awaited")]
+    std::thread::sleep(wait);
+    true
+}

@@ -1,0 +1,65 @@
+//! The embedded store.
+
+use std::path::PathBuf;
+
+use lbctl::store::{SharedStore, SqliteStore, SqliteUrl};
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use super::conformance::{Backend, conformance};
+
+/// A database file of its own, which can be away for a while.
+struct Sqlite {
+    folder: TempDir,
+}
+
+impl Sqlite {
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("lbctl.db")
+    }
+
+    fn away(&self) -> PathBuf {
+        self.folder.path().join("away.db")
+    }
+}
+
+async fn open(path: PathBuf) -> SharedStore {
+    let url = SqliteUrl { path, prefix: "lbctl".parse().unwrap() };
+    std::sync::Arc::new(SqliteStore::open(&url).await.unwrap())
+}
+
+impl Backend for Sqlite {
+    async fn fresh() -> Option<Self> {
+        Some(Self { folder: tempfile::tempdir().unwrap() })
+    }
+
+    async fn handle(&self) -> SharedStore {
+        open(self.path()).await
+    }
+
+    async fn cut(&self) -> bool {
+        std::fs::rename(self.path(), self.away()).unwrap();
+        true
+    }
+
+    async fn mend(&self) {
+        std::fs::rename(self.away(), self.path()).unwrap();
+    }
+
+    /// As another process does that commits much in an instant.
+    async fn lose_history(&self) -> bool {
+        let other = Connection::open(self.path()).unwrap();
+        other
+            .execute_batch(
+                "BEGIN IMMEDIATE;
+                 UPDATE meta SET revision = revision + 5, trimmed = revision + 5;
+                 DELETE FROM changes;
+                 INSERT INTO entries SELECT 'lbctl/lost', x'76', revision, revision, NULL FROM meta;
+                 COMMIT;",
+            )
+            .unwrap();
+        true
+    }
+}
+
+conformance!(Sqlite);
