@@ -1,8 +1,11 @@
 //! What commands print on stdout: the result and nothing else, in a form for people or for programs.
 
 use std::io::{ErrorKind, Write as _};
+use std::ops::ControlFlow;
+use std::time::Duration;
 
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 use crate::error::CommandResult;
@@ -15,6 +18,31 @@ pub enum OutputFormat {
     Table,
     /// For programs.
     Json,
+}
+
+/// Writes bytes to stdout as they are; `Break` once nobody reads any more, which is no failure.
+pub fn write(bytes: &[u8]) -> CommandResult<ControlFlow<()>> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(ControlFlow::Continue(())),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Waits until nobody reads stdout any more; a program that waits for events would never notice by
+/// writing.
+pub async fn reader_is_gone(check: Duration) {
+    loop {
+        tokio::time::sleep(check).await;
+        let stdout = std::io::stdout();
+        // A pipe without a reader is in error, whatever else is asked of it.
+        let mut polled = [PollFd::new(&stdout, PollFlags::empty())];
+        let asked = poll(&mut polled, Some(&Timespec::default()));
+        if asked.is_ok() && polled[0].revents().contains(PollFlags::ERR) {
+            return;
+        }
+    }
 }
 
 /// Writes text to stdout; colours only reach a terminal, and a closed pipe is a success.

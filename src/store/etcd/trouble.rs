@@ -160,7 +160,8 @@ fn chain(error: &(dyn StdError + 'static)) -> String {
     };
     for source in sources(error) {
         let source = source.to_string();
-        if !text.contains(&source) {
+        // tonic's word for any of them.
+        if !text.contains(&source) && source != "transport error" {
             text = format!("{text}: {source}");
         }
     }

@@ -1,0 +1,128 @@
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use super::plan::{Step, batches, plan};
+use super::{input, line};
+use crate::error::{CommandError, CommandResult, Kind};
+use crate::output;
+use crate::store::{Commit, Entry, Key, Prefix, SharedStore};
+
+/// How many bad lines or keys are shown.
+const SHOWN: usize = 20;
+
+/// Write the keys of an export
+///
+/// Every line is checked first, and nothing is written if one is bad. Keys that are there with the
+/// same value stay as they are; a key that is there with another value is an error, and nothing is
+/// written, unless --replace is given. Keys that are not in the export stay.
+///
+/// A large import is many commits. If it is cut short, run it again: it goes on where it was.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  lbctl store import backup.jsonl --dry-run
+  lbctl store import backup.jsonl --replace
+  lbctl store --store sqlite:old.db export | lbctl store import")]
+pub(super) struct Args {
+    /// The export, or - for stdin
+    file: Option<PathBuf>,
+
+    /// Replace the values of keys that are there already
+    #[arg(long)]
+    replace: bool,
+
+    /// Say what would be written, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Args {
+    pub(super) async fn run(self, store: &SharedStore) -> CommandResult {
+        let Self { file, replace, dry_run } = self;
+        let text = input::file_or_stdin(file.as_deref())?;
+        let wanted = line::parse_all(&text).map_err(|problems| bad_lines(&problems))?;
+        let total = wanted.len();
+        let listing = store.list(&Prefix::root()).await?;
+        let stored: BTreeMap<Key, Entry> =
+            listing.entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
+        let steps = plan(wanted, &stored);
+        if !replace {
+            refuse_replacements(&steps)?;
+        }
+        if dry_run {
+            return output::print(&describe(&steps, total));
+        }
+        let written = steps.len();
+        write(store, steps).await?;
+        let total = super::keys(total);
+        output::print(&format!("wrote {written} of {total}; the others were so already\n"))
+    }
+}
+
+async fn write(store: &SharedStore, steps: Vec<Step>) -> CommandResult {
+    let (total, mut written) = (steps.len(), 0);
+    for txn in batches(steps) {
+        let in_this = txn.writes.len();
+        let so_far = || format!("{written} of {} written", super::keys(total));
+        match store.commit(txn).await {
+            Ok(Commit::Committed(_)) => written += in_this,
+            Ok(Commit::Conflict) => {
+                return Err(CommandError::msg(
+                    Kind::Race,
+                    format!("somebody else changed one of the keys meanwhile; {}", so_far()),
+                )
+                .hint("run it again: it goes on where it was"));
+            }
+            Err(error) => return Err(CommandError::from(error).context(so_far())),
+        }
+    }
+    Ok(())
+}
+
+fn bad_lines(problems: &[String]) -> CommandError {
+    CommandError::msg(
+        Kind::Failed,
+        format!("nothing was written, because of bad lines:\n{}", first(problems)),
+    )
+    .hint("each line is {\"key\":…,\"value\":…} or {\"key\":…,\"value_base64\":…}")
+}
+
+fn refuse_replacements(steps: &[Step]) -> CommandResult {
+    let replaced: Vec<String> = steps
+        .iter()
+        .filter_map(|step| match step {
+            Step::Replace { old, .. } => Some(old.key.to_string()),
+            Step::Create { .. } => None,
+        })
+        .collect();
+    if replaced.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "nothing was written, because the store has {} with another value or on a lease:\n{}",
+        super::keys(replaced.len()),
+        first(&replaced)
+    );
+    Err(CommandError::msg(Kind::Failed, message).hint("--replace replaces them"))
+}
+
+fn first(lines: &[String]) -> String {
+    let mut text =
+        lines.iter().take(SHOWN).map(|l| format!("  {l}")).collect::<Vec<_>>().join("\n");
+    if lines.len() > SHOWN {
+        text += &format!("\n  and {} more", lines.len() - SHOWN);
+    }
+    text
+}
+
+fn describe(steps: &[Step], total: usize) -> String {
+    let mut text = String::new();
+    for step in steps {
+        // Writing to a String cannot fail.
+        _ = writeln!(text, "would {}", step.describe());
+    }
+    let (steps, total) = (steps.len(), super::keys(total));
+    _ = writeln!(text, "would write {steps} of {total}; the others are so already");
+    text
+}
