@@ -1,10 +1,22 @@
 //! HAProxy's Runtime API: addresses of its sockets, typed commands, matched replies and the state
 //! it reports. Facts and texts follow the management guide, section 9.3.
 
+mod client;
 mod command;
+mod connection;
+mod error;
+mod framing;
+mod observe;
 mod observed;
+mod parse;
+mod reply;
 mod socket;
+mod version;
 
+pub use client::{Client, Session, Timeouts};
 pub use command::{AdminState, Command, ServerRef};
+pub use error::{Error, ParseError, Result};
 pub use observed::{AdminFlags, Observed, ObservedServer, ProcessInfo};
+pub use reply::{CommandResult, Rejection, RejectionKind};
 pub use socket::{SocketAddress, SocketAddressError};
+pub use version::Version;

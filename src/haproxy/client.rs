@@ -1,0 +1,103 @@
+use std::time::Duration;
+
+use super::connection::Connection;
+use super::observe;
+use super::reply::{CommandResult, classify};
+use super::{Command, Observed, ProcessInfo, Result, SocketAddress, Version};
+use crate::model::BackendName;
+
+/// How long each step of a conversation may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    pub connect: Duration,
+    /// One line of commands and all of its replies.
+    pub exchange: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(5), exchange: Duration::from_secs(10) }
+    }
+}
+
+/// One HAProxy's Runtime API.
+#[derive(Debug, Clone)]
+pub struct Client {
+    address: SocketAddress,
+    timeouts: Timeouts,
+}
+
+impl Client {
+    pub fn new(address: SocketAddress, timeouts: Timeouts) -> Self {
+        Self { address, timeouts }
+    }
+
+    pub fn address(&self) -> &SocketAddress {
+        &self.address
+    }
+
+    /// Opens one connection to one worker process. It stays with that worker through a reload, so
+    /// that a plan made for one process is never applied to the next; hold it for one pass only,
+    /// since it keeps an old worker alive.
+    pub async fn session(&self) -> Result<Session> {
+        let mut connection = Connection::open(&self.address, self.timeouts).await?;
+        let process = connection.process().await?;
+        Ok(Session { connection, process })
+    }
+}
+
+/// One conversation with one HAProxy worker.
+#[derive(Debug)]
+pub struct Session {
+    connection: Connection,
+    process: ProcessInfo,
+}
+
+impl Session {
+    /// The process at the other end, as of the last look.
+    pub fn process(&self) -> &ProcessInfo {
+        &self.process
+    }
+
+    /// Its version; `None` where the text is none.
+    pub fn version(&self) -> Option<Version> {
+        Version::parse(&self.process.version)
+    }
+
+    /// Reads the process and the servers of `backends`. `with_sessions` also counts each server's
+    /// live sessions: current ones and queued ones.
+    ///
+    /// From 2.9 on, a `set server addr` just sent may not show yet: read again until it does.
+    pub async fn observe(
+        &mut self,
+        backends: &[BackendName],
+        with_sessions: bool,
+    ) -> Result<Observed> {
+        let address = self.connection.address().clone();
+        let replies = self.connection.ask(&observe::state_queries(backends)).await?;
+        let (mut observed, proxies) = observe::read_state(&address, backends, &replies)?;
+        if with_sessions {
+            let replies = self.connection.ask(&observe::session_queries(&proxies)).await?;
+            observe::read_sessions(&address, &mut observed, &proxies, &replies)?;
+        }
+        self.process = observed.process.clone();
+        Ok(observed)
+    }
+
+    /// Sends commands in as few lines as may be and matches every reply; the results are in the
+    /// order of the commands. A refusal stops nothing: the commands behind it are still sent.
+    ///
+    /// After an error, any command may or may not have been carried out: observe anew.
+    pub async fn apply(&mut self, commands: &[Command]) -> Result<Vec<CommandResult>> {
+        let lines: Vec<String> = commands.iter().map(Command::to_string).collect();
+        let replies = self.connection.ask(&lines).await?;
+        Ok(commands.iter().zip(&replies).map(|(command, reply)| classify(command, reply)).collect())
+    }
+
+    /// The reply to one command, such as `show servers state`, unread. It must be one command: `;`,
+    /// `\` and control characters are refused.
+    pub async fn raw(&mut self, command: &str) -> Result<String> {
+        let replies = self.connection.ask(&[command.to_owned()]).await?;
+        Ok(replies.into_iter().next().unwrap_or_default())
+    }
+}
