@@ -377,3 +377,13 @@ impl Machine {
         }
     }
 }
+#[cfg(test)]
+impl Machine {
+    /// The token of the leadership that this candidate may act on at this instant.
+    pub fn acting(&self, now: Duration) -> Option<Revision> {
+        match self.phase {
+            Phase::Leading(tenure, token) if now < tenure.until() => Some(token),
+            _ => None,
+        }
+    }
+}

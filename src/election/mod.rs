@@ -17,6 +17,13 @@ mod metrics;
 mod timing;
 mod view;
 
+#[cfg(test)]
+mod conversations;
+#[cfg(test)]
+mod rehearsal;
+#[cfg(test)]
+mod simulation;
+
 use std::time::Duration;
 
 use bytes::Bytes;
