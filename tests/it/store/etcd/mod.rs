@@ -1,5 +1,6 @@
 //! The store in etcd: the suite, and what only etcd has.
 
+mod cluster;
 mod login;
 
 use std::sync::Arc;

@@ -215,7 +215,8 @@ impl Etcd {
         self.members[number].process.as_mut().expect("the member runs")
     }
 
-    fn launch(&mut self, number: usize) {
+    /// [`Self::restart`] without the wait.
+    pub fn launch(&mut self, number: usize) {
         let scheme = if self.options.tls { "https" } else { "http" };
         let initial: Vec<String> = self
             .members
