@@ -135,6 +135,15 @@ name!(
     "[]@+%"
 );
 
+impl HaproxyName {
+    /// A host's name without what a HAProxy's name cannot have; `haproxy` where little is left.
+    pub fn of_host(host: &str) -> Self {
+        let kept: String =
+            host.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).collect();
+        kept.parse().unwrap_or_else(|_: NameError| Self("haproxy".to_owned()))
+    }
+}
+
 /// What stands before the slot's number in a server's name, as in `server-template srv 1-10`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServerPrefix(ServerName);
@@ -207,6 +216,13 @@ mod tests {
             good.parse::<BackendName>().unwrap();
         }
         "[2001:db8::1]:80".parse::<EndpointId>().unwrap();
+    }
+
+    #[test]
+    fn any_host_gives_a_name() {
+        assert_eq!(HaproxyName::of_host("lb-1.example.org").as_str(), "lb-1.example.org");
+        assert_eq!(HaproxyName::of_host("bü ro").as_str(), "bro");
+        assert_eq!(HaproxyName::of_host("..").as_str(), "haproxy");
     }
 
     #[test]

@@ -1,26 +1,156 @@
-//! `lbctl sync-haproxy`.
-
-#![allow(dead_code, reason = "the driver follows")]
+//! `lbctl sync-haproxy`: keeps one HAProxy equal to the slot tables of the store.
+//!
+//! [`desired`] says what each slot is to be, [`plan`] what to send next, both pure; [`pass`] talks
+//! to HAProxy, [`feed`] to the store, and [`driver`] decides when.
 
 mod desired;
+mod driver;
+mod dump;
+mod feed;
+mod metrics;
 mod names;
+mod once;
+mod pass;
 mod plan;
 mod predict;
 mod problem;
+mod report;
+mod settings;
 mod table;
 mod target;
 #[cfg(test)]
 mod testing;
 
-use crate::config::Globals;
-use crate::error::{CommandError, CommandResult, Kind};
+use std::path::PathBuf;
+
+use crate::config::{Flags, Globals, Setting as _};
+use crate::daemon::{self, DaemonArgs};
+use crate::error::{CommandError, CommandResult};
+use crate::output::OutputFormat;
+use settings::Settings;
+use target::ModeName;
 
 /// Keep one HAProxy equal to the slot table, without a reload
+///
+/// Runs beside each HAProxy. It reads the table that `lbctl discover` writes, compares it with what
+/// HAProxy itself says, and sends only what differs over HAProxy's Runtime API. Several backends
+/// are written in the configuration as [[sync-haproxy.backends]].
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// HAProxy's socket of level admin: PATH, HOST:PORT, or master:PATH for the master CLI
+    #[arg(long, value_name = "SOCKET")]
+    socket: Option<String>,
+
+    /// The HAProxy backend to fill, and what its servers' names begin with
+    #[arg(long, value_name = "HABACKEND[/PREFIX]")]
+    backend: Option<String>,
+
+    /// The table to fill it from: the backend's name in discover
+    #[arg(long, value_name = "NAME")]
+    from: Option<String>,
+
+    /// How servers come to be in HAProxy [default: slots]
+    #[arg(long, value_name = "MODE")]
+    mode: Option<ModeName>,
+
+    /// Connect to this port in place of each server's own
+    #[arg(long, value_name = "PORT")]
+    port: Option<String>,
+
+    /// Further words for `add server` in dynamic mode [default: check]
+    #[arg(long, value_name = "WORDS")]
+    server_options: Option<String>,
+
+    /// The name this HAProxy reports under [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+
+    /// Time between two comparisons of everything [default: 10s]
+    #[arg(long, value_name = "DURATION")]
+    resync: Option<String>,
+
+    /// Keep this file as HAProxy's `server-state-file`, so that a reload begins with the servers
+    #[arg(long, value_name = "FILE")]
+    dump_state: Option<PathBuf>,
+
+    /// Make HAProxy equal to the table, then end
+    #[arg(long)]
+    once: bool,
+
+    /// Print what would be sent, and send nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    /// How --dry-run prints
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    output: OutputFormat,
+
+    #[command(flatten)]
+    daemon: DaemonArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  # HAProxy has: backend app
+  #                server-template srv 1-10 127.0.0.2:80 check disabled
+  lbctl sync-haproxy --socket /run/haproxy/admin.sock --backend app/srv --from web
+
+  # What would it do?
+  lbctl sync-haproxy --socket /run/haproxy/admin.sock --backend app --from web --dry-run
+
+  # No places in the configuration: servers are added and deleted (HAProxy 2.6 and later)
+  lbctl sync-haproxy --socket 127.0.0.1:9999 --backend app --from web --mode dynamic \\
+      --server-options 'check inter 2s'
+
+Exit codes: 0 done, 1 not converged, 69 the store or HAProxy is unavailable, 78 configuration.";
 
 impl Args {
-    pub async fn run(self, _globals: &Globals) -> CommandResult {
-        Err(CommandError::msg(Kind::Failed, "not built yet"))
+    pub async fn run(self, globals: &Globals) -> CommandResult {
+        let Self {
+            socket,
+            backend,
+            from,
+            mode,
+            port,
+            server_options,
+            name,
+            resync,
+            dump_state,
+            once,
+            dry_run,
+            output,
+            daemon,
+        } = self;
+        let flags = Flags::new()
+            .set("sync-haproxy.socket", "--socket", socket)
+            .set("sync-haproxy.backend", "--backend", backend)
+            .set("sync-haproxy.from", "--from", from)
+            .set("sync-haproxy.mode", "--mode", mode.map(|mode| mode.show()))
+            .set("sync-haproxy.port", "--port", port)
+            .set("sync-haproxy.server-options", "--server-options", server_options)
+            .set("sync-haproxy.name", "--name", name)
+            .set("sync-haproxy.resync", "--resync", resync)
+            .set("sync-haproxy.dump-state", "--dump-state", dump_state.map(|path| path.show()));
+        let flags = daemon.flags("sync-haproxy", flags);
+        let settings = read(globals, flags.clone())?;
+        let store = settings.store.open().await?;
+        if dry_run {
+            return Box::pin(once::preview(&settings, &store, output)).await;
+        }
+        if once {
+            return Box::pin(once::converge(&settings, &store)).await;
+        }
+        let globals = globals.clone();
+        let reread = Box::new(move || read(&globals, flags.clone()));
+        let body = |context| Box::pin(driver::run(context, settings.clone(), store, reread));
+        daemon::run("sync-haproxy", settings.daemon.clone(), body).await
     }
+}
+
+fn read(globals: &Globals, flags: Flags) -> Result<Settings, CommandError> {
+    let mut reader = globals.reader(flags)?;
+    let settings = Settings::read(&mut reader);
+    reader.finish()?;
+    Ok(settings)
 }

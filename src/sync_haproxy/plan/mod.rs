@@ -16,18 +16,27 @@ pub struct Learnt {
     pub refused: BTreeMap<SlotNumber, String>,
 }
 
+/// One command, for one slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Action {
+    pub slot: SlotNumber,
+    pub command: Command,
+}
+
 /// What to do now for one HAProxy backend. A slot may need several rounds: after each one observe
-/// and plan again, until there are no more commands.
+/// and plan again, until there are no more actions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Safe to send at once, in this order.
-    pub commands: Vec<Command>,
+    pub actions: Vec<Action>,
     /// Slots whose server is not what it should be; a refused one stays here.
     pub drift: BTreeSet<SlotNumber>,
     /// Held slots that HAProxy has no place for.
     pub unplaced: Vec<SlotNumber>,
     /// Dynamic servers in maint that are still to be deleted.
     pub leftovers: BTreeSet<SlotNumber>,
+    /// Live sessions of the slots that are to drain, where they were read.
+    pub sessions: BTreeMap<SlotNumber, u64>,
     pub problems: Vec<Problem>,
 }
 
@@ -80,18 +89,22 @@ struct Planner<'a> {
 impl Planner<'_> {
     fn plan(&self) -> Plan {
         let mut plan = Plan { problems: self.problems(), ..Plan::default() };
-        let mut steps: Vec<Step> = Vec::new();
+        let mut steps: Vec<(SlotNumber, Step)> = Vec::new();
         for slot in self.slots() {
             let (step, drifts) = self.slot(slot, &mut plan);
             if drifts {
                 plan.drift.insert(slot);
             }
-            if !self.learnt.refused.contains_key(&slot) {
-                steps.extend(step);
+            if let Some(step) = step.filter(|_| !self.learnt.refused.contains_key(&slot)) {
+                steps.push((slot, step));
             }
         }
-        steps.sort_by_key(|step| step.urgency);
-        plan.commands = steps.into_iter().flat_map(|step| step.commands).collect();
+        steps.sort_by_key(|(_, step)| step.urgency);
+        let actions = |(slot, step): (SlotNumber, Step)| {
+            step.commands.into_iter().map(move |command| Action { slot, command })
+        };
+        plan.actions = steps.into_iter().flat_map(actions).collect();
+        plan.sessions = self.sessions();
         plan
     }
 
@@ -283,6 +296,12 @@ impl Planner<'_> {
             let commands = vec![Command::SetState { server: name, state }];
             Step { urgency: Urgency::Stop, commands }
         }
+    }
+
+    fn sessions(&self) -> BTreeMap<SlotNumber, u64> {
+        let drains = |slot| matches!(self.wanted.of(slot), Desired::Drain { .. });
+        let servers = self.places.slots.iter().filter(|(slot, _)| drains(**slot));
+        servers.filter_map(|(slot, server)| Some((*slot, server.sessions?))).collect()
     }
 
     fn problems(&self) -> Vec<Problem> {

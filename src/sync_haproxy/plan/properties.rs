@@ -113,17 +113,15 @@ fn converge(model: &mut Model, target: &Target, wanted: &Wanted, checks: &[bool]
     for round in 0..16 {
         let observed = model.observe();
         let next = plan(target, wanted, Some(&observed), &learnt);
-        if next.commands.is_empty() {
+        if next.actions.is_empty() {
             return next;
         }
-        for command in &next.commands {
+        for Action { slot, command } in &next.actions {
             let accepted = model.apply(command);
             match command {
                 Command::SetWeight { .. } if !accepted => learnt.static_weights = true,
                 Command::DelServer { .. } if !accepted => {
-                    let prefix: crate::model::ServerPrefix = "srv".parse().unwrap();
-                    let slot = prefix.slot(command.server().server.as_str()).unwrap();
-                    learnt.refused.insert(slot, "still has connections".into());
+                    learnt.refused.insert(*slot, "still has connections".into());
                 }
                 _ => assert!(accepted, "{command} was refused"),
             }
@@ -260,8 +258,8 @@ proptest! {
         let observed = model.observe();
         let again = plan(&target, &wanted, Some(&observed), &learnt);
         prop_assert!(
-            again.commands.iter().all(|c| matches!(c, Command::DelServer { .. })),
-            "{:?}", again.commands
+            again.actions.iter().all(|a| matches!(a.command, Command::DelServer { .. })),
+            "{:?}", again.actions
         );
     }
 
@@ -270,7 +268,7 @@ proptest! {
         let wanted = Wanted::compute(&table, &target(), at(1_000_000));
         let plan = plan(&target(), &wanted, Some(&servers), &Learnt::default());
         for (slot, server) in SlotNumber::first(SLOTS).zip(&servers) {
-            let touched = plan.commands.iter().any(|c| c.server().server.as_str() == server.name);
+            let touched = plan.actions.iter().any(|a| a.slot == slot);
             let right = is_right(wanted.of(slot), Some(server), false);
             prop_assert_eq!(touched, !right, "slot {}: {:?}", slot, server);
             prop_assert_eq!(plan.drift.contains(&slot), !right);

@@ -34,7 +34,7 @@ fn one(state: SlotState) -> Wanted {
 }
 
 fn lines(plan: &Plan) -> Vec<String> {
-    plan.commands.iter().map(ToString::to_string).collect()
+    plan.actions.iter().map(|action| action.command.to_string()).collect()
 }
 
 fn planned(wanted: &Wanted, server: &ObservedServer) -> Vec<String> {
@@ -103,7 +103,13 @@ fn only_another_weight_is_one_command() {
 #[test]
 fn a_drain_begins_with_state_drain_and_ends_with_maint() {
     assert_eq!(planned(&one(SlotState::Drain), &serving()), ["set server app/srv1 state drain"]);
-    let draining = ObservedServer { admin: DRAIN, ..serving() };
+    let draining = ObservedServer { admin: DRAIN, sessions: Some(3), ..serving() };
+    let sessions = |wanted: &Wanted| {
+        let servers = slice::from_ref(&draining);
+        plan(&target(), wanted, Some(servers), &Learnt::default()).sessions
+    };
+    assert_eq!(sessions(&one(SlotState::Drain)), [(SlotNumber::new(1).unwrap(), 3)].into());
+    assert_eq!(sessions(&one(SlotState::Rest)), BTreeMap::new());
     for ended in [one(SlotState::Rest), wanted(&[])] {
         assert_eq!(planned(&ended, &draining), ["set server app/srv1 state maint"]);
     }
@@ -146,7 +152,7 @@ fn held_slots_without_a_place_are_drift_and_the_others_are_served() {
 #[test]
 fn a_missing_backend_is_a_problem_that_names_it() {
     let plan = plan(&target(), &one(SlotState::Ready), None, &Learnt::default());
-    assert!(plan.commands.is_empty());
+    assert!(plan.actions.is_empty());
     assert!(plan.problems[0].to_string().contains("no backend app"));
     assert_eq!(plan.drift.len(), 1);
 }
@@ -173,7 +179,7 @@ fn a_refused_slot_stays_drift_and_gets_no_command() {
     let slot = SlotNumber::new(1).unwrap();
     let refused = Learnt { refused: [(slot, "no".into())].into(), ..Learnt::default() };
     let plan = plan(&target(), &one(SlotState::Ready), Some(&[named("srv1")]), &refused);
-    assert_eq!((plan.commands.len(), plan.drift.len()), (0, 1));
+    assert_eq!((plan.actions.len(), plan.drift.len()), (0, 1));
 }
 
 #[test]
@@ -214,7 +220,7 @@ fn an_id_of_another_server_is_a_problem_and_not_a_command() {
     let other = ObservedServer { id: 1, name: "backup".into(), ..serving() };
     let ready = one(SlotState::Ready);
     let plan = plan(&dynamic("check", 0), &ready, Some(&[other]), &Learnt::default());
-    assert!(plan.commands.is_empty());
+    assert!(plan.actions.is_empty());
     assert!(plan.problems[0].to_string().contains("id 1 in backend app belongs to server backup"));
 }
 

@@ -1,0 +1,315 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::desired::{Desired, Wanted};
+use super::feed::Views;
+use super::metrics;
+use super::plan::{self, Action, Learnt, Plan};
+use super::target::Target;
+use crate::haproxy::{
+    self, Client, Command, CommandResult, Observed, ObservedServer, ProcessInfo, Rejection,
+    RejectionKind, Session,
+};
+use crate::model::{BackendName, SlotNumber, Timestamp};
+use crate::store::Revision;
+
+/// A slot needs at most four: its address, its start, its weight once the algorithm is known to be
+/// static, and a second try of a refused command.
+const MAX_ROUNDS: usize = 8;
+
+/// How long an address may take to show (HAProxy 2.9 and later change it after the reply).
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// One HAProxy and what it is to be kept equal to.
+#[derive(Debug)]
+pub struct Engine {
+    client: Client,
+    pub targets: Vec<Target>,
+    /// What replies have taught of each target, until the process changes.
+    learnt: Vec<Learnt>,
+    pid: Option<u32>,
+}
+
+/// What one pass saw and did.
+#[derive(Debug, Clone)]
+pub struct Pass {
+    pub process: ProcessInfo,
+    /// HAProxy is another process than in the pass before.
+    pub restarted: bool,
+    /// How many commands were accepted.
+    pub applied: usize,
+    /// What each target is in the end; `None` where its table is not known.
+    pub targets: Vec<Option<Look>>,
+}
+
+/// A target after a pass.
+#[derive(Debug, Clone)]
+pub struct Look {
+    /// Of the table that it was compared with.
+    pub revision: Revision,
+    /// What is left to do.
+    pub plan: Plan,
+    pub refused: BTreeMap<SlotNumber, String>,
+}
+
+impl Look {
+    /// Whether HAProxy is what the table says.
+    pub fn is_converged(&self) -> bool {
+        self.plan.drift.is_empty()
+    }
+
+    /// Whether all that HAProxy has a place for is what the table says: a slot without a place
+    /// serves nobody, so that it need not keep others waiting.
+    pub fn holds(&self) -> bool {
+        self.plan.drift.iter().all(|slot| self.plan.unplaced.contains(slot))
+    }
+
+    /// Why it is not what it should be, in a sentence.
+    pub fn error(&self) -> Option<String> {
+        if let Some(problem) = self.plan.problems.first() {
+            return Some(problem.to_string());
+        }
+        let (slot, reply) = self.refused.iter().find(|(s, _)| self.plan.drift.contains(s))?;
+        Some(format!("HAProxy refuses slot {slot}: {reply}"))
+    }
+}
+
+impl Pass {
+    pub fn is_converged(&self) -> bool {
+        self.targets.iter().flatten().all(Look::is_converged)
+    }
+
+    /// Whether all that is left to do waits for another configuration of HAProxy or of lbctl.
+    pub fn is_misconfigured(&self) -> bool {
+        !self.is_converged() && self.targets.iter().flatten().all(Look::holds)
+    }
+
+    /// Every problem, for people.
+    pub fn errors(&self) -> Vec<String> {
+        self.targets.iter().flatten().filter_map(Look::error).collect()
+    }
+
+    /// Whether something is under way in HAProxy that is worth a look soon.
+    pub fn is_unfinished(&self) -> bool {
+        self.targets
+            .iter()
+            .flatten()
+            .any(|look| !look.plan.sessions.is_empty() || !look.plan.leftovers.is_empty())
+    }
+}
+
+impl Engine {
+    pub fn new(client: Client, targets: Vec<Target>) -> Self {
+        let learnt = vec![Learnt::default(); targets.len()];
+        Self { client, targets, learnt, pid: None }
+    }
+
+    /// Asks HAProxy for its process: cheap.
+    pub async fn process(&self) -> haproxy::Result<ProcessInfo> {
+        Ok(self.client.session().await?.process().clone())
+    }
+
+    /// Whether this is another process than the one last seen in a pass.
+    pub fn is_new(&self, process: &ProcessInfo) -> bool {
+        self.pid.is_some_and(|pid| pid != process.pid)
+    }
+
+    /// Observes, plans and applies until there is nothing more to do, on one connection. What was
+    /// applied is seen to hold before it counts.
+    pub async fn pass(&mut self, views: &Views, now: Timestamp) -> haproxy::Result<Pass> {
+        let wanted = self.wanted(views, now);
+        let mut session = self.client.session().await?;
+        let backends = self.backends(&wanted);
+        let drains = wanted.iter().flatten().any(|(_, wanted)| drains(wanted));
+        let mut observed = session.observe(&backends, drains).await?;
+        let restarted = self.meet(&observed.process);
+        let mut tried = BTreeSet::new();
+        let mut applied = 0;
+        for _ in 0..MAX_ROUNDS {
+            let actions = self.actions(&wanted, &observed);
+            if actions.is_empty() {
+                break;
+            }
+            let commands: Vec<Command> = actions.iter().map(|(_, a)| a.command.clone()).collect();
+            let results = session.apply(&commands).await?;
+            applied += results.iter().filter(|result| result.is_ok()).count();
+            self.learn(&actions, results, &mut tried);
+            observed = settle(&mut session, &backends, drains, &commands).await?;
+        }
+        let targets = self.looks(&wanted, &observed);
+        self.forget_refusals();
+        Ok(Pass { process: observed.process, restarted, applied, targets })
+    }
+
+    /// Observes and answers what a pass would begin with, for each target whose table is known.
+    pub async fn look(&mut self, views: &Views, now: Timestamp) -> haproxy::Result<Vec<Preview>> {
+        let wanted = self.wanted(views, now);
+        let backends = self.backends(&wanted);
+        let mut session = self.client.session().await?;
+        let mut observed = session.observe(&backends, true).await?;
+        let mut previews = Vec::new();
+        for (target, wanted) in self.targets.iter().zip(wanted) {
+            if let Some((revision, wanted)) = wanted {
+                let servers = observed.backends.remove(target.backend.as_str());
+                previews.push(Preview { target: target.clone(), revision, wanted, servers });
+            }
+        }
+        Ok(previews)
+    }
+
+    /// The file that HAProxy loads its servers' state from.
+    pub async fn state(&self) -> haproxy::Result<String> {
+        self.client.session().await?.raw("show servers state").await
+    }
+
+    fn wanted(&self, views: &Views, now: Timestamp) -> Vec<Option<(Revision, Wanted)>> {
+        let wanted = |target: &Target| {
+            let table = views.get(&target.from)?.table.as_ref()?;
+            Some((table.revision, Wanted::compute(table, target, now)))
+        };
+        self.targets.iter().map(wanted).collect()
+    }
+
+    fn backends(&self, wanted: &[Option<(Revision, Wanted)>]) -> Vec<BackendName> {
+        let known = self.targets.iter().zip(wanted).filter(|(_, wanted)| wanted.is_some());
+        known.map(|(target, _)| target.backend.clone()).collect()
+    }
+
+    /// Notes the process; what an earlier one taught no longer counts.
+    fn meet(&mut self, process: &ProcessInfo) -> bool {
+        let restarted = self.is_new(process);
+        if self.pid.replace(process.pid) != Some(process.pid) {
+            self.learnt.fill(Learnt::default());
+        }
+        restarted
+    }
+
+    /// What to do now, with the position of each action's target.
+    fn actions(
+        &self,
+        wanted: &[Option<(Revision, Wanted)>],
+        observed: &Observed,
+    ) -> Vec<(usize, Action)> {
+        let plans = self.plans(wanted, observed).into_iter().enumerate();
+        let actions = |(target, plan): (usize, Option<(Revision, Plan)>)| {
+            let actions = plan.map_or_else(Vec::new, |(_, plan)| plan.actions);
+            actions.into_iter().map(move |action| (target, action))
+        };
+        plans.flat_map(actions).collect()
+    }
+
+    fn plans(
+        &self,
+        wanted: &[Option<(Revision, Wanted)>],
+        observed: &Observed,
+    ) -> Vec<Option<(Revision, Plan)>> {
+        let plan =
+            |((target, learnt), wanted): ((&Target, &Learnt), &Option<(Revision, Wanted)>)| {
+                let (revision, wanted) = wanted.as_ref()?;
+                let servers = observed.backends.get(target.backend.as_str()).map(Vec::as_slice);
+                Some((*revision, plan::plan(target, wanted, servers, learnt)))
+            };
+        self.targets.iter().zip(&self.learnt).zip(wanted).map(plan).collect()
+    }
+
+    /// Takes in what HAProxy said to each command. A refused one is tried once more, after another
+    /// look: HAProxy may have changed under the plan.
+    fn learn(
+        &mut self,
+        actions: &[(usize, Action)],
+        results: Vec<CommandResult>,
+        tried: &mut BTreeSet<String>,
+    ) {
+        for ((target, action), result) in actions.iter().zip(results) {
+            metrics::command(&action.command, &result);
+            let (Err(rejection), Some(learnt)) = (result, self.learnt.get_mut(*target)) else {
+                continue;
+            };
+            let fresh = tried.insert(action.command.to_string());
+            let Rejection { command, reply, kind } = *rejection;
+            tracing::debug!(%command, %reply, "HAProxy refuses a command");
+            match (&command, kind) {
+                (Command::SetWeight { .. }, RejectionKind::StaticAlgorithm) => {
+                    learnt.static_weights = true;
+                }
+                // Its health follows the server that it tracks.
+                (Command::SetHealthDown { .. }, RejectionKind::NoHealthCheck) => {}
+                (_, RejectionKind::StillInUse) => {
+                    learnt.refused.insert(action.slot, reply);
+                }
+                _ if fresh => {}
+                _ => {
+                    learnt.refused.insert(action.slot, reply);
+                }
+            }
+        }
+    }
+
+    fn forget_refusals(&mut self) {
+        for learnt in &mut self.learnt {
+            learnt.refused.clear();
+        }
+    }
+
+    fn looks(
+        &self,
+        wanted: &[Option<(Revision, Wanted)>],
+        observed: &Observed,
+    ) -> Vec<Option<Look>> {
+        let plans = self.plans(wanted, observed).into_iter();
+        plans
+            .zip(&self.learnt)
+            .map(|(plan, learnt)| {
+                let (revision, plan) = plan?;
+                Some(Look { revision, plan, refused: learnt.refused.clone() })
+            })
+            .collect()
+    }
+}
+
+/// A target before a pass.
+#[derive(Debug)]
+pub struct Preview {
+    pub target: Target,
+    pub revision: Revision,
+    pub wanted: Wanted,
+    /// `None` where HAProxy has no such backend.
+    pub servers: Option<Vec<ObservedServer>>,
+}
+
+fn drains(wanted: &Wanted) -> bool {
+    wanted.held().any(|(_, desired)| matches!(desired, Desired::Drain { .. }))
+}
+
+/// Observes until every new address shows, or it takes too long.
+async fn settle(
+    session: &mut Session,
+    backends: &[BackendName],
+    sessions: bool,
+    commands: &[Command],
+) -> haproxy::Result<Observed> {
+    let moved: Vec<_> = commands
+        .iter()
+        .filter_map(|command| match command {
+            Command::SetAddress { server, address } => Some((server, *address)),
+            _ => None,
+        })
+        .collect();
+    let deadline = Instant::now() + SETTLE;
+    let mut wait = Duration::from_millis(2);
+    loop {
+        let observed = session.observe(backends, sessions).await?;
+        let shows = |(name, address): &(&haproxy::ServerRef, _)| {
+            let servers = observed.backends.get(name.backend.as_str());
+            let server = servers.and_then(|s| s.iter().find(|s| s.name == name.server.as_str()));
+            server.is_none_or(|server| plan::shows(server, *address))
+        };
+        if moved.iter().all(shows) || Instant::now() >= deadline {
+            return Ok(observed);
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(Duration::from_millis(50));
+    }
+}

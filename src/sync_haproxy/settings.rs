@@ -1,0 +1,417 @@
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::target::{Dynamic, Filter, Mode, ModeName, Selector, Target};
+use crate::config::{Kind, Reader, Setting};
+use crate::daemon;
+use crate::haproxy::SocketAddress;
+use crate::model::{BackendName, HaproxyName, ServerPrefix};
+use crate::store::StoreSettings;
+
+/// The default port of the admin HTTP server.
+const ADMIN_PORT: u16 = 9573;
+
+/// The prefix of dynamic servers' names where none is set.
+const DYNAMIC_PREFIX: &str = "srv";
+
+/// All that `lbctl sync-haproxy` can be set to.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub store: StoreSettings,
+    pub daemon: daemon::Options,
+    pub socket: SocketAddress,
+    /// The name this HAProxy reports under.
+    pub name: HaproxyName,
+    pub targets: Vec<Target>,
+    pub timing: Timing,
+    /// Where to keep the file that HAProxy loads its servers' state from when it starts.
+    pub dump_state: Option<PathBuf>,
+}
+
+/// How often, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timing {
+    /// Between two comparisons of everything.
+    pub resync: Duration,
+    /// Between two looks at HAProxy's process id, and at sessions while something drains.
+    pub poll: Duration,
+    /// How long the report outlives this process.
+    pub report_ttl: Duration,
+}
+
+impl Settings {
+    /// Reads the section `sync-haproxy`.
+    pub fn read(reader: &mut Reader) -> Self {
+        let socket = reader.require("sync-haproxy.socket");
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Self {
+            store: StoreSettings::read(reader),
+            daemon: daemon::Options::read(reader, "sync-haproxy", ADMIN_PORT),
+            // Without one the reader has its problem and this value is never used.
+            socket: socket.unwrap_or_else(|| SocketAddress::Unix(PathBuf::new())),
+            name: reader.get("sync-haproxy.name", HaproxyName::of_host(&host)),
+            targets: targets(reader),
+            timing: Timing::read(reader),
+            dump_state: reader.find("sync-haproxy.dump-state"),
+        }
+    }
+}
+
+impl Timing {
+    fn read(reader: &mut Reader) -> Self {
+        let mut get = |path: &str, default: u64, least: Duration| {
+            let value = reader.get(path, Duration::from_secs(default));
+            if value < least {
+                let least = crate::model::format_duration(least);
+                reader.problem(path, format!("{path} is under {least}"));
+            }
+            value
+        };
+        Self {
+            resync: get("sync-haproxy.resync", 10, Duration::from_millis(100)),
+            poll: get("sync-haproxy.poll", 1, Duration::from_millis(50)),
+            report_ttl: get("sync-haproxy.report-ttl", 10, Duration::from_secs(1)),
+        }
+    }
+}
+
+/// The single backend of the flags, or all those of the file.
+fn targets(reader: &mut Reader) -> Vec<Target> {
+    let tables = reader.tables("sync-haproxy.backends");
+    let paths = match reader.find::<BackendRef>("sync-haproxy.backend") {
+        Some(_) if tables.is_empty() => vec!["sync-haproxy".to_owned()],
+        Some(_) => {
+            let message = "a single backend and [[sync-haproxy.backends]] exclude each other: \
+                           write the single one as a table, too";
+            reader.problem("sync-haproxy.backend", message);
+            tables
+        }
+        None if tables.is_empty() => {
+            let message = "nothing says what to keep in step: give --backend HABACKEND and \
+                           --from NAME, or write [[sync-haproxy.backends]] in the file";
+            reader.problem("sync-haproxy.backend", message);
+            Vec::new()
+        }
+        None => tables,
+    };
+    let entries: Vec<Entry> = paths.into_iter().filter_map(|p| Entry::read(reader, p)).collect();
+    let targets = expand(reader, &entries);
+    refuse_doubles(reader, &targets);
+    targets.into_iter().map(|(target, _)| target).collect()
+}
+
+/// One backend with its fallback, as it is written.
+struct Entry {
+    path: String,
+    main: Target,
+    filter: Filter,
+    fallback: Option<(BackendRef, Takes)>,
+}
+
+impl Entry {
+    fn read(reader: &mut Reader, path: String) -> Option<Self> {
+        let at = |name: &str| format!("{path}.{name}");
+        let backend = reader.require::<BackendRef>(&at("backend"));
+        let from = reader.require::<BackendName>(&at("from"));
+        let port = reader.find::<u16>(&at("port"));
+        if port == Some(0) {
+            reader.problem(&at("port"), "port 0 cannot be connected to");
+        }
+        let filter = Filter {
+            groups: reader.get(&at("groups"), Vec::new()),
+            zones: reader.get(&at("zones"), Vec::new()),
+        };
+        let mode = mode(reader, &path);
+        let fallback = reader.find::<BackendRef>(&at("fallback"));
+        let takes = fallback.as_ref().map(|_| reader.get(&at("fallback-takes"), Takes::Rest));
+        let backend = backend?;
+        let takes_all = Selector::Matching(filter.clone());
+        let main = target(backend, from?, port, takes_all, mode);
+        Some(Self { path, main, filter, fallback: fallback.zip(takes) })
+    }
+}
+
+fn target(
+    backend: BackendRef,
+    from: BackendName,
+    port: Option<u16>,
+    takes: Selector,
+    mode: Mode,
+) -> Target {
+    let default = || match mode {
+        Mode::Slots => None,
+        // There may be no server yet to detect it from.
+        Mode::Dynamic(_) => DYNAMIC_PREFIX.parse().ok(),
+    };
+    let prefix = backend.prefix.or_else(default);
+    Target { backend: backend.backend, prefix, from, port, takes, mode }
+}
+
+fn mode(reader: &mut Reader, path: &str) -> Mode {
+    match reader.get(&format!("{path}.mode"), ModeName::Slots) {
+        ModeName::Slots => Mode::Slots,
+        ModeName::Dynamic => {
+            let at = format!("{path}.server-options");
+            let options = reader.get(&at, "check".to_owned());
+            if let Some(problem) = refused(&options) {
+                reader.problem(&at, format!("server-options {options:?} {problem}"));
+            }
+            Mode::Dynamic(Dynamic { options, id_base: reader.get(&format!("{path}.id-base"), 0) })
+        }
+    }
+}
+
+/// Why words cannot stand behind `add server`.
+fn refused(options: &str) -> Option<&'static str> {
+    if options.chars().any(|c| c.is_control() || ";\\".contains(c)) {
+        return Some("has a character that would end the command");
+    }
+    let own = |word: &str| ["id", "weight", "disabled", "enabled"].contains(&word);
+    options.split_whitespace().any(own).then_some("has a word that is lbctl's to set")
+}
+
+/// Each entry's backend, then each fallback once: what several entries of one table call their
+/// fallback takes what none of them takes.
+fn expand(reader: &mut Reader, entries: &[Entry]) -> Vec<(Target, String)> {
+    let mut targets: Vec<(Target, String)> =
+        entries.iter().map(|entry| (entry.main.clone(), entry.path.clone())).collect();
+    let mut fallbacks: BTreeMap<&BackendName, Vec<&Entry>> = BTreeMap::new();
+    for entry in entries {
+        if let Some((fallback, _)) = &entry.fallback {
+            fallbacks.entry(&fallback.backend).or_default().push(entry);
+        }
+    }
+    for sharing in fallbacks.into_values() {
+        targets.extend(fallback(reader, &sharing));
+    }
+    targets
+}
+
+fn fallback(reader: &mut Reader, sharing: &[&Entry]) -> Option<(Target, String)> {
+    let first = sharing.first()?;
+    let (backend, takes) = first.fallback.clone()?;
+    let same = |other: &&Entry| {
+        other.fallback == first.fallback
+            && (&other.main.from, other.main.port, &other.main.mode)
+                == (&first.main.from, first.main.port, &first.main.mode)
+    };
+    let path = format!("{}.fallback", first.path);
+    if let Some(other) = sharing.iter().find(|other| !same(other)) {
+        let message = format!(
+            "entries that share fallback {} must agree in from, port, mode and fallback-takes",
+            backend.backend
+        );
+        reader.problem(&format!("{}.fallback", other.path), message);
+    }
+    let filters = match takes {
+        Takes::Rest => sharing.iter().map(|entry| entry.filter.clone()).collect(),
+        Takes::All => Vec::new(),
+    };
+    let main = &first.main;
+    let takes = Selector::NoneOf(filters);
+    Some((target(backend, main.from.clone(), main.port, takes, main.mode.clone()), path))
+}
+
+/// Two tables in one HAProxy backend would undo each other's work for ever.
+fn refuse_doubles(reader: &mut Reader, targets: &[(Target, String)]) {
+    for (index, (target, path)) in targets.iter().enumerate() {
+        let earlier = &targets[..index];
+        if let Some((other, _)) = earlier.iter().find(|(o, _)| o.backend == target.backend) {
+            let message = format!("HAProxy backend {} is fed twice", other.backend);
+            reader.problem(path, message);
+        }
+    }
+}
+
+/// `HABACKEND` or `HABACKEND/PREFIX`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendRef {
+    backend: BackendName,
+    prefix: Option<ServerPrefix>,
+}
+
+impl FromStr for BackendRef {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (backend, prefix) = match text.split_once('/') {
+            Some((backend, prefix)) => (backend, Some(prefix)),
+            None => (text, None),
+        };
+        let prefix = prefix.map(str::parse).transpose().map_err(|e| format!("{e}"))?;
+        Ok(Self { backend: backend.parse().map_err(|e| format!("{e}"))?, prefix })
+    }
+}
+
+impl Setting for BackendRef {
+    const KINDS: &'static [Kind] = &[Kind::Text];
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse()
+    }
+
+    fn show(&self) -> String {
+        match &self.prefix {
+            Some(prefix) => format!("{}/{prefix}", self.backend),
+            None => self.backend.to_string(),
+        }
+    }
+}
+
+/// What a fallback backend serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Takes {
+    /// What no other backend takes.
+    Rest,
+    All,
+}
+
+impl Setting for Takes {
+    const KINDS: &'static [Kind] = &[Kind::Text];
+
+    fn parse(text: &str) -> Result<Self, String> {
+        clap::ValueEnum::from_str(text, false)
+            .map_err(|_| format!("{text:?} is neither rest nor all"))
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Rest => "rest".into(),
+            Self::All => "all".into(),
+        }
+    }
+}
+
+impl Setting for ModeName {
+    const KINDS: &'static [Kind] = &[Kind::Text];
+
+    fn parse(text: &str) -> Result<Self, String> {
+        clap::ValueEnum::from_str(text, false)
+            .map_err(|_| format!("{text:?} is neither slots nor dynamic"))
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Slots => "slots".into(),
+            Self::Dynamic => "dynamic".into(),
+        }
+    }
+}
+
+impl Setting for SocketAddress {
+    const KINDS: &'static [Kind] = &[Kind::Text];
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|error| format!("{error}"))
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Flags;
+    use crate::model::Endpoint;
+    use crate::sync_haproxy::testing::endpoint;
+
+    fn read(file: &str) -> Result<Settings, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lbctl.toml");
+        std::fs::write(&path, file).unwrap();
+        let mut reader = Reader::load(Some(&path), [], Flags::new()).unwrap();
+        let settings = Settings::read(&mut reader);
+        reader.finish().map_err(|error| error.to_string())?;
+        Ok(settings)
+    }
+
+    fn with(backends: &str) -> Result<Settings, String> {
+        read(&format!("[sync-haproxy]\nsocket = \"/run/h.sock\"\nname = \"lb1\"\n{backends}"))
+    }
+
+    #[test]
+    fn a_single_backend_needs_no_table() {
+        let settings = with("backend = \"app/web-\"\nfrom = \"web\"\nport = 8080").unwrap();
+        let [target] = settings.targets.as_slice() else { panic!("{:?}", settings.targets) };
+        assert_eq!(target.prefix.as_ref().unwrap().as_str(), "web-");
+        assert_eq!((target.port, &target.mode), (Some(8080), &Mode::Slots));
+    }
+
+    #[test]
+    fn a_fallback_takes_what_no_entry_that_shares_it_takes() {
+        let settings = with(
+            "[[sync-haproxy.backends]]\nbackend = \"a\"\nfrom = \"web\"\nzones = [\"z1\"]\nfallback = \"f/s\"\n\
+             [[sync-haproxy.backends]]\nbackend = \"b\"\nfrom = \"web\"\nzones = [\"z2\"]\nfallback = \"f/s\"\n",
+        )
+        .unwrap();
+        let takers = |zone: &str| -> Vec<String> {
+            let endpoint = Endpoint { zone: Some(zone.parse().unwrap()), ..endpoint("e") };
+            let takers = settings.targets.iter().filter(|t| t.takes.takes(&endpoint));
+            takers.map(|t| t.backend.to_string()).collect()
+        };
+        assert_eq!([takers("z1"), takers("z2"), takers("z3")], [["a"], ["b"], ["f"]]);
+    }
+
+    #[test]
+    fn a_fallback_of_all_takes_also_what_the_main_backend_takes() {
+        let settings = with(
+            "[[sync-haproxy.backends]]\nbackend = \"a\"\nfrom = \"web\"\ngroups = [\"g\"]\nfallback = \"f\"\nfallback-takes = \"all\"",
+        )
+        .unwrap();
+        let mine = Endpoint { group: Some("g".parse().unwrap()), ..endpoint("e") };
+        assert!(settings.targets.iter().all(|target| target.takes.takes(&mine)));
+        assert_eq!(settings.targets.len(), 2);
+    }
+
+    #[test]
+    fn dynamic_servers_have_a_prefix_and_options_from_the_start() {
+        let settings = with("backend = \"app\"\nfrom = \"web\"\nmode = \"dynamic\"").unwrap();
+        let target = &settings.targets[0];
+        assert_eq!(target.prefix.as_ref().unwrap().as_str(), "srv");
+        assert_eq!(target.mode, Mode::Dynamic(Dynamic { options: "check".into(), id_base: 0 }));
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_lines() {
+        for (file, expected) in [
+            ("", "give --backend HABACKEND and --from NAME"),
+            ("backend = \"app\"", "sync-haproxy.from is not set"),
+            (
+                "backend = \"a;b\"\nfrom = \"web\"",
+                "lbctl.toml:4: sync-haproxy.backend: backend name \"a;b\" has ';'",
+            ),
+            ("backend = \"app\"\nfrom = \"web\"\nport = 0", "port 0"),
+            ("backend = \"app\"\nfrom = \"web\"\nmode = \"both\"", "neither slots nor dynamic"),
+            (
+                "backend = \"app\"\nfrom = \"web\"\nserver-options = \"check\"",
+                "unknown setting sync-haproxy.server-options",
+            ),
+            (
+                "backend = \"app\"\nfrom = \"web\"\nmode = \"dynamic\"\nserver-options = \"check; del\"",
+                "would end the command",
+            ),
+            (
+                "backend = \"app\"\nfrom = \"web\"\nmode = \"dynamic\"\nserver-options = \"id 3\"",
+                "lbctl's to set",
+            ),
+            ("backend = \"app\"\nfrom = \"web\"\npoll = \"1ms\"", "poll is under 50ms"),
+            ("backend = \"app\"\nfrom = \"web\"\nfallback = \"app\"", "backend app is fed twice"),
+            (
+                "backend = \"app\"\nfrom = \"web\"\n[[sync-haproxy.backends]]\nbackend = \"b\"\nfrom = \"web\"",
+                "exclude each other",
+            ),
+            (
+                "[[sync-haproxy.backends]]\nbackend = \"a\"\nfrom = \"x\"\nfallback = \"f\"\n\
+                 [[sync-haproxy.backends]]\nbackend = \"b\"\nfrom = \"y\"\nfallback = \"f\"",
+                "entries that share fallback f must agree",
+            ),
+        ] {
+            let error = with(file).expect_err(file);
+            assert!(error.contains(expected), "{file}\n{error}");
+        }
+    }
+}
