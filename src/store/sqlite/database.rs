@@ -109,4 +109,10 @@ impl Database {
         tracing::warn!(path = %self.path.display(), "the database file was replaced");
         Ok(())
     }
+
+    /// Lets the file grow no further, as on a full disk.
+    #[cfg(test)]
+    pub(super) fn limit_pages(&mut self, pages: i64) -> Outcome<()> {
+        Ok(self.connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?)
+    }
 }

@@ -35,6 +35,11 @@ impl Failure {
         Self::new(ErrorKind::Corrupt, reason).hint(RESTORE)
     }
 
+    /// A file that can be read and not written: even a reader deletes what has expired.
+    pub(super) fn read_only() -> Self {
+        Self::new(ErrorKind::Denied, "the database file can only be read").hint(PERMISSION)
+    }
+
     /// A failed system call on a file: `doing` fits "cannot …".
     pub(super) fn io(doing: impl std::fmt::Display, error: &io::Error) -> Self {
         let (kind, hint) = match error.kind() {
@@ -43,9 +48,10 @@ impl Failure {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 (ErrorKind::Unavailable, Some(FULL))
             }
-            io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory => {
-                (ErrorKind::Denied, Some(OTHER_PATH))
-            }
+            io::ErrorKind::IsADirectory
+            | io::ErrorKind::NotADirectory
+            // What making a folder says of a file in its place.
+            | io::ErrorKind::AlreadyExists => (ErrorKind::Denied, Some(OTHER_PATH)),
             _ => (ErrorKind::Unavailable, None),
         };
         Self { kind, reason: format!("cannot {doing}: {error}"), hint }
@@ -78,7 +84,7 @@ const PERMISSION: &str =
     "run lbctl as the owner of the database file and its folder: it writes both";
 const READ_ONLY: &str =
     "name a database file on a file system that can be written: --store sqlite:PATH";
-const OTHER_PATH: &str = "name a database file, not a folder: --store sqlite:PATH";
+const OTHER_PATH: &str = "name a database file in a folder: --store sqlite:FOLDER/FILE";
 const FULL: &str = "make room on the disk that holds the database";
 const LOCKED: &str = "another process holds the database's lock: `fuser -v PATH` names it";
 const RESTORE: &str = "move the file away (lbctl begins a new one), or restore it from a copy";

@@ -226,3 +226,85 @@ fn commit(s: &Scope<'_>, scope: &KeyScope, txn: &Txn) -> Outcome<Commit> {
 fn granted(span: i64) -> Duration {
     Duration::from_millis(span.unsigned_abs())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Mirror;
+
+    const SHORT: History = History { revisions: 10, bytes: 4000, every: 4 };
+
+    async fn store(folder: &Path, history: History) -> SqliteStore {
+        let url = SqliteUrl { path: folder.join("lbctl.db"), prefix: Prefix::of(["p"]) };
+        SqliteStore::open_with(&url, history).await.unwrap()
+    }
+
+    async fn put(store: &SqliteStore, key: &str, value: Vec<u8>) -> Result<Commit> {
+        store.commit(Txn::new().put(key.parse().unwrap(), value)).await
+    }
+
+    async fn number(store: &SqliteStore, sql: &'static str) -> i64 {
+        let query = move |database: &mut Database| {
+            database.read(|db| Ok(db.query_row(sql, [], |row| row.get(0))?))
+        };
+        store.call("get", "", query).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn history_is_bounded_by_revisions_and_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path(), SHORT).await;
+        for i in 0..40u8 {
+            _ = put(&store, "k", vec![i]).await.unwrap();
+        }
+        assert_eq!(number(&store, "SELECT count(*) FROM changes").await, 10);
+        assert_eq!(number(&store, "SELECT trimmed FROM meta").await, 30);
+        for _ in 0..4 {
+            _ = put(&store, "k", vec![0; 3000]).await.unwrap();
+        }
+        assert_eq!(number(&store, "SELECT min(revision) FROM changes").await, 44);
+        assert_eq!(number(&store, "SELECT trimmed FROM meta").await, 43);
+    }
+
+    #[tokio::test]
+    async fn a_watcher_behind_the_history_gets_a_reset() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path(), SHORT).await;
+        let mut mirror = Mirror::new(store.watch(&Prefix::root()).await.unwrap());
+        mirror.ready().await;
+        // Its thread sleeps over many commits of another one.
+        let other = self::store(folder.path(), SHORT).await;
+        let (wake, asleep) = mpsc::channel::<()>();
+        let sleeping = store.call("get", "", move |_| Ok(asleep.recv().is_err()));
+        let commits = async {
+            for i in 0..30u8 {
+                _ = put(&other, "k", vec![i]).await.unwrap();
+            }
+            drop(wake);
+        };
+        let (slept, ()) = tokio::join!(sleeping, commits);
+        assert!(slept.unwrap());
+        let event = mirror.changed().await;
+        assert!(matches!(event, WatchEvent::Reset(_)), "{event:?}");
+        assert_eq!(mirror.entries().values().next().unwrap().value[..], [29]);
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_unavailable_and_nothing_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path(), History::default()).await;
+        _ = put(&store, "kept", vec![1]).await.unwrap();
+        let limit = |pages: i64| store.call("get", "", move |database| database.limit_pages(pages));
+        limit(30).await.unwrap();
+        let large = Txn::new()
+            .put("a".parse().unwrap(), vec![])
+            .put("b".parse().unwrap(), vec![0; 200_000]);
+        let error = store.commit(large).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!(error.hint().unwrap().contains("make room"), "{error}");
+        let listing = store.list(&Prefix::root()).await.unwrap();
+        assert_eq!(listing.entries.len(), 1, "{listing:?}");
+        limit(1_000_000).await.unwrap();
+        _ = put(&store, "b", vec![0; 200_000]).await.unwrap();
+    }
+}

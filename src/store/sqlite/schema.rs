@@ -67,6 +67,10 @@ pub(super) fn connect(path: &Path) -> Outcome<Connection> {
         wait_while_busy(since)
     }))?;
     connection.pragma_update(None, "trusted_schema", false)?;
+    // SQLite opens a file that it may not write without a word.
+    if connection.is_readonly(rusqlite::MAIN_DB)? {
+        return Err(Failure::read_only());
+    }
     // Before anything is written: another program's database stays untouched.
     let fresh = is_fresh(&connection)?;
     write_ahead(&connection)?;

@@ -1,8 +1,12 @@
 //! The embedded store.
 
+mod child;
+mod errors;
+mod processes;
+
 use std::path::PathBuf;
 
-use lbctl::store::{SharedStore, SqliteStore, SqliteUrl};
+use lbctl::store::{Result, SharedStore, SqliteStore, SqliteUrl};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -23,9 +27,13 @@ impl Sqlite {
     }
 }
 
-async fn open(path: PathBuf) -> SharedStore {
+async fn try_open(path: PathBuf) -> Result<SharedStore> {
     let url = SqliteUrl { path, prefix: "lbctl".parse().unwrap() };
-    std::sync::Arc::new(SqliteStore::open(&url).await.unwrap())
+    Ok(std::sync::Arc::new(SqliteStore::open(&url).await?))
+}
+
+async fn open(path: PathBuf) -> SharedStore {
+    try_open(path).await.unwrap()
 }
 
 impl Backend for Sqlite {
