@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::config::Globals;
+use crate::config::{Globals, LogSettings};
 use crate::daemon::telemetry;
 use crate::error::{CommandError, CommandResult};
 use crate::{demo, discover, register, serve, status, sync_haproxy};
@@ -67,9 +67,8 @@ pub enum Command {
 /// Parses the command line, runs the command and answers the process's exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let verbosity = i8::try_from(cli.globals.verbose).unwrap_or(i8::MAX)
-        - i8::try_from(cli.globals.quiet).unwrap_or(i8::MAX);
-    telemetry::init_logs(cli.globals.log_format.unwrap_or_default(), verbosity);
+    let LogSettings { format, level } = cli.globals.log_settings();
+    telemetry::init_logs(format, level);
     match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,6 +1,8 @@
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{ConfigError, Flags, Reader};
+use super::document::Document;
+use super::{ConfigError, Flags, LogSettings, Reader, show_choice};
 use crate::daemon::telemetry::LogFormat;
 
 /// What every command takes.
@@ -26,16 +28,58 @@ pub struct Globals {
     /// Say only warnings; twice for nothing
     #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "verbose", help_heading = "Global options")]
     pub quiet: u8,
+
+    /// The file as it was read before logging started, for the first reader: it may be a pipe, which
+    /// cannot be read twice.
+    #[arg(skip)]
+    first: Arc<Mutex<Option<Result<Document, ConfigError>>>>,
 }
 
 impl Globals {
-    /// A reader over the file, this process's environment and a command's flags, `--store` added.
+    /// A reader over the file, this process's environment and a command's flags, with the global
+    /// settings read already. Each call but the first reads the file again.
     pub fn reader(&self, flags: Flags) -> Result<Reader, ConfigError> {
-        // A variable that is not UTF-8 is none of ours.
-        let environment = std::env::vars_os().filter_map(|(name, value)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
+        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let document = first.unwrap_or_else(|| self.load())?;
+        let mut reader = self.reader_of(document, flags);
+        LogSettings::read(&mut reader);
+        Ok(reader)
+    }
+
+    /// How to log. Mistakes are passed over here: the command's own reader reports them.
+    pub fn log_settings(&self) -> LogSettings {
+        let document = self.load();
+        let settings = match document.clone() {
+            Ok(document) => LogSettings::read(&mut self.reader_of(document, Flags::new())),
+            Err(_) => LogSettings::read(&mut self.reader_of(Document::default(), Flags::new())),
+        };
+        *self.first.lock().unwrap_or_else(PoisonError::into_inner) = Some(document);
+        settings
+    }
+
+    fn load(&self) -> Result<Document, ConfigError> {
+        let named = self.config.clone().or_else(|| {
+            std::env::var_os("LBCTL_CONFIG").filter(|name| !name.is_empty()).map(PathBuf::from)
         });
-        let flags = flags.set("store.url", "--store", self.store.as_ref());
-        Reader::load(self.config.as_deref(), environment, flags)
+        Document::load(named.as_deref())
+    }
+
+    fn reader_of(&self, document: Document, flags: Flags) -> Reader {
+        // What is not UTF-8 becomes a text that no setting accepts, or is none of ours.
+        let environment = std::env::vars_os().map(|(name, value)| {
+            (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
+        });
+        let level = match (self.verbose, self.quiet) {
+            (0, 0) => None,
+            (0, 1) => Some(("-q", "warn")),
+            (0, _) => Some(("-qq", "off")),
+            (1, _) => Some(("-v", "debug")),
+            (_, _) => Some(("-vv", "trace")),
+        };
+        let flags = flags
+            .set("store.url", "--store", self.store.as_ref())
+            .set("log.format", "--log-format", self.log_format.as_ref().map(show_choice))
+            .set("log.level", level.map_or("", |(flag, _)| flag), level.map(|(_, level)| level));
+        Reader::new(document, environment, flags)
     }
 }

@@ -5,14 +5,22 @@
 //! it is `LBCTL_DISCOVER_INTERVAL`. Members of lists of tables (`discover.backends[0].name`) come
 //! from the file alone.
 
-mod file;
+mod document;
 mod globals;
+mod logging;
 mod reader;
 mod setting;
+mod source;
+#[cfg(test)]
+mod tests;
+mod unknown;
 
+pub use document::DEFAULT_FILE;
 pub use globals::Globals;
-pub use reader::{ConfigError, Effective, Flags, Origin, Reader};
-pub use setting::{Kind, Secret, Setting};
+pub use logging::LogSettings;
+pub use reader::{ConfigError, Reader};
+pub use setting::{Kind, Secret, Setting, parse_choice, show_choice};
+pub use source::{Effective, Flags, Origin};
 
 /// The top-level tables a file may have.
 pub const SECTIONS: &[&str] =

@@ -16,6 +16,18 @@ pub enum Kind {
     List,
 }
 
+impl Kind {
+    pub(super) fn wanted(self) -> &'static str {
+        match self {
+            Self::Text => "a text in quotes",
+            Self::Integer => "a whole number",
+            Self::Float => "a number",
+            Self::Bool => "true or false",
+            Self::List => "a list of texts",
+        }
+    }
+}
+
 /// A value that a setting can have: the file, the environment and flags all go through its text.
 pub trait Setting: Sized {
     /// How it may be written in TOML, the preferred way first.
@@ -48,7 +60,6 @@ pub(crate) fn describe<T>(text: &str, error: &dyn fmt::Display) -> String {
     let wanted = match std::any::type_name::<T>() {
         "bool" => "true or false",
         "u16" | "u32" | "u64" | "usize" => "a whole number",
-        "f64" => "a number",
         name if name.ends_with("SocketAddr") => "an IP:PORT",
         name if name.ends_with("IpAddr") => "an IP address",
         // The project's own types explain themselves.
@@ -63,7 +74,6 @@ from_str_setting! {
     u32: [Kind::Integer];
     u64: [Kind::Integer];
     usize: [Kind::Integer];
-    f64: [Kind::Float, Kind::Integer];
     String: [Kind::Text];
     IpAddr: [Kind::Text];
     SocketAddr: [Kind::Text];
@@ -73,6 +83,20 @@ from_str_setting! {
     model::Label: [Kind::Text];
     model::ServerAddress: [Kind::Text];
     model::Weight: [Kind::Integer];
+}
+
+impl Setting for f64 {
+    const KINDS: &'static [Kind] = &[Kind::Float, Kind::Integer];
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let number: Option<Self> = text.parse().ok();
+        // Infinities and "not a number" satisfy no range check that a setting could have.
+        number.filter(|n| n.is_finite()).ok_or_else(|| format!("{text:?} is not a number"))
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
 }
 
 impl Setting for PathBuf {
@@ -103,12 +127,40 @@ impl<T: Setting> Setting for Vec<T> {
     const KINDS: &'static [Kind] = &[Kind::List];
 
     fn parse(text: &str) -> Result<Self, String> {
-        text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(T::parse).collect()
+        match text.contains(ITEM_END) {
+            true => text.split_terminator(ITEM_END).map(T::parse).collect(),
+            false => text
+                .split(',')
+                .map(str::trim)
+                .filter(|part| !part.is_empty())
+                .map(T::parse)
+                .collect(),
+        }
     }
 
     fn show(&self) -> String {
         self.iter().map(T::show).collect::<Vec<_>>().join(",")
     }
+}
+
+/// Ends each item of a list from the file, so that an item may have a comma in it.
+const ITEM_END: char = '\u{1f}';
+
+pub(super) fn join<'a>(items: impl IntoIterator<Item = &'a str>) -> String {
+    items.into_iter().flat_map(|item| [item, "\u{1f}"]).collect()
+}
+
+/// Reads a setting that is one of a few words.
+pub fn parse_choice<T: clap::ValueEnum>(text: &str) -> Result<T, String> {
+    T::from_str(text, false).map_err(|_| {
+        let choices: Vec<String> = T::value_variants().iter().map(show_choice).collect();
+        format!("{text:?} is none of {}", choices.join(", "))
+    })
+}
+
+/// Writes such a setting as [`parse_choice`] reads it.
+pub fn show_choice<T: clap::ValueEnum>(choice: &T) -> String {
+    choice.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 /// A text that is never printed.

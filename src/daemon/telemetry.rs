@@ -14,31 +14,54 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging. `verbosity` counts from quiet (negative) over info (0) to trace (2); the
-/// `LBCTL_LOG` variable, in `tracing` filter syntax, wins over it.
-pub fn init_logs(format: LogFormat, verbosity: i8) {
-    let level = match verbosity {
-        ..=-2 => "off",
-        -1 => "warn",
-        0 => "info",
-        1 => "lbctl=debug,info",
-        2.. => "lbctl=trace,debug",
-    };
-    let filter = EnvFilter::try_from_env("LBCTL_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+/// How much is logged; each level has all of those before it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogLevel {
+    Off,
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+impl LogLevel {
+    /// Debug and trace are for this program's own code: its libraries stay a level behind.
+    fn directives(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "lbctl=debug,info",
+            Self::Trace => "lbctl=trace,debug",
+        }
+    }
+}
+
+/// Starts logging. The `LBCTL_LOG` variable, in `tracing` filter syntax, wins over the level.
+pub fn init_logs(format: LogFormat, level: LogLevel) {
+    let filter =
+        EnvFilter::try_from_env("LBCTL_LOG").unwrap_or_else(|_| EnvFilter::new(level.directives()));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_span_events(FmtSpan::NONE)
         .with_target(false)
         .with_writer(std::io::stderr);
     let started = match format {
-        LogFormat::Text => {
-            builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init()
-        }
+        LogFormat::Text => builder.with_ansi(colours()).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
     if let Err(error) = started {
         tracing::debug!(%error, "logging was started before");
     }
+}
+
+/// Only a terminal gets colours, and not one whose user asked for none (<https://no-color.org>).
+fn colours() -> bool {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !refused && std::io::IsTerminal::is_terminal(&std::io::stderr())
 }
 
 /// The process's metrics recorder, installed at the first call.
