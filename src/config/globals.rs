@@ -36,6 +36,12 @@ pub struct Globals {
 }
 
 impl Globals {
+    /// The same, with another file.
+    #[must_use]
+    pub fn with_file(&self, file: PathBuf) -> Self {
+        Self { config: Some(file), first: Arc::default(), ..self.clone() }
+    }
+
     /// A reader over the file, this process's environment and a command's flags, with the global
     /// settings read already. Each call but the first reads the file again.
     pub fn reader(&self, flags: Flags) -> Result<Reader, ConfigError> {

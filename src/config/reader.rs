@@ -17,7 +17,14 @@ pub struct ConfigError(pub Vec<String>);
 
 impl From<ConfigError> for CommandError {
     fn from(error: ConfigError) -> Self {
-        Self::new(ErrorKind::Config, error)
+        match error.0.len() {
+            1 => Self::new(ErrorKind::Config, error),
+            // Each on a line of its own, where an editor finds `file:line:` at the start.
+            mistakes => {
+                let text = format!("the configuration has {mistakes} mistakes:\n{error}");
+                Self::msg(ErrorKind::Config, text)
+            }
+        }
     }
 }
 
@@ -33,6 +40,7 @@ pub struct Reader {
     known_lists: BTreeSet<String>,
     problems: Vec<(usize, String)>,
     effective: Vec<Effective>,
+    aside: bool,
 }
 
 impl Reader {
@@ -58,6 +66,7 @@ impl Reader {
             known_lists: BTreeSet::new(),
             problems: Vec::new(),
             effective: Vec::new(),
+            aside: false,
         };
         for mistake in std::mem::take(&mut reader.document.mistakes) {
             reader.problem_at(mistake.line, &mistake.message);
@@ -130,16 +139,20 @@ impl Reader {
             || self.flags.paths().any(|path| is_within(path, section))
     }
 
-    /// Reads without recording mistakes: for settings that are shown though nobody uses them.
+    /// Reads for the sake of the values: what is missing or contradicts is passed over, since
+    /// nobody uses these settings now. A value of a wrong type is a mistake all the same.
     pub fn aside<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
-        let before = self.problems.len();
+        let before = std::mem::replace(&mut self.aside, true);
         let value = read(self);
-        self.problems.truncate(before);
+        self.aside = before;
         value
     }
 
     /// Records a contradiction, at the line or other origin of the setting it is about.
     pub fn problem(&mut self, path: &str, message: impl fmt::Display) {
+        if self.aside {
+            return;
+        }
         let origin = self.effective.iter().find(|e| e.path == path).map(|e| &e.origin);
         if let Some(origin @ (Origin::Environment(_) | Origin::Flag(_))) = origin {
             let text = format!("{origin}: {message}");

@@ -10,7 +10,7 @@ use std::ffi::OsString;
 use crate::config::{Flags, Globals};
 use crate::error::CommandResult;
 
-use settings::Settings;
+pub(crate) use settings::Settings;
 
 /// Register a server in a backend while a command runs
 ///

@@ -14,7 +14,7 @@ use crate::config::{Flags, Globals};
 use crate::daemon::{self, DaemonArgs};
 use crate::error::CommandResult;
 
-use settings::Settings;
+pub(crate) use settings::Settings;
 
 /// Run the TCP demo server: WHO, WHERE, WHY and QUIT, one command a line
 ///
