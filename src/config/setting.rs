@@ -78,6 +78,7 @@ from_str_setting! {
     IpAddr: [Kind::Text];
     SocketAddr: [Kind::Text];
     model::BackendName: [Kind::Text];
+    model::CandidateId: [Kind::Text];
     model::EndpointId: [Kind::Text];
     model::HaproxyName: [Kind::Text];
     model::Label: [Kind::Text];

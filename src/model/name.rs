@@ -189,6 +189,26 @@ impl From<uuid::Uuid> for EndpointId {
     }
 }
 
+impl ElectionName {
+    /// Who fills a backend's table: `discover-<backend>`.
+    pub fn discover(backend: &BackendName) -> Self {
+        Self(format!("discover-{backend}"))
+    }
+}
+
+impl CandidateId {
+    /// `<host>-<process id>`.
+    pub fn of_process() -> Self {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let host: String = host
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' })
+            .take(100)
+            .collect();
+        Self(format!("{host}-{}", std::process::id()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

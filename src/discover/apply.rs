@@ -1,0 +1,98 @@
+use std::time::Duration;
+
+use super::plan::{Plan, Table};
+use crate::election::Leadership;
+use crate::model::{BackendName, keys};
+use crate::store::{
+    Commit, Error, ErrorKind, Guard, Key, MAX_TXN_LEN, Result, Revision, Store, Txn,
+};
+
+/// How long one commit may take.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// What writing a plan came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Applied {
+    /// All of it is written; the table is to be planned again once it shows this revision.
+    Written(Revision),
+    /// Somebody else changed a key that the plan saw otherwise, or leads now. What stood before the
+    /// conflict in the plan's order is written.
+    Conflict,
+}
+
+/// Writes a plan: each key is guarded by the revision the plan saw, and all by the leadership, so
+/// that a plan that comes too late changes nothing.
+pub async fn apply(
+    store: &dyn Store,
+    leadership: &Leadership,
+    backend: &BackendName,
+    table: &Table,
+    plan: &Plan,
+) -> Result<Applied> {
+    let changes = changes(store, backend, table, plan)?;
+    let mut written = Revision::default();
+    // A guard and a write each, and the leadership's guard.
+    for batch in changes.chunks((MAX_TXN_LEN - 1) / 2) {
+        let mut txn = Txn::new();
+        for change in batch {
+            txn = txn.guard(change.guard());
+            txn = match &change.value {
+                Some(value) => txn.put(change.key.clone(), value.clone()),
+                None => txn.delete(change.key.clone()),
+            };
+        }
+        let commit = tokio::time::timeout(DEADLINE, leadership.commit(store, txn)).await;
+        match commit.unwrap_or_else(|_| Err(late(store, backend)))? {
+            Commit::Committed(revision) => written = written.max(revision),
+            Commit::Conflict => return Ok(Applied::Conflict),
+        }
+    }
+    Ok(Applied::Written(written))
+}
+
+struct Change {
+    key: Key,
+    seen: Option<Revision>,
+    value: Option<Vec<u8>>,
+}
+
+impl Change {
+    fn guard(&self) -> Guard {
+        match self.seen {
+            Some(revision) => Guard::UnmodifiedSince(self.key.clone(), revision),
+            None => Guard::Absent(self.key.clone()),
+        }
+    }
+}
+
+fn changes(
+    store: &dyn Store,
+    backend: &BackendName,
+    table: &Table,
+    plan: &Plan,
+) -> Result<Vec<Change>> {
+    let mut changes = Vec::new();
+    // The spec first: whoever reads a slot then knows the table it belongs to.
+    if let Some(spec) = &plan.spec {
+        let seen = table.spec.as_ref().map(|stored| stored.modified);
+        let key = keys::spec(backend);
+        changes.push(Change { value: Some(json(store, &key, spec)?), key, seen });
+    }
+    for action in &plan.actions {
+        let key = keys::slot(backend, action.slot);
+        let value = action.record.as_ref().map(|record| json(store, &key, record)).transpose()?;
+        changes.push(Change { key, seen: action.seen, value });
+    }
+    Ok(changes)
+}
+
+fn json(store: &dyn Store, key: &Key, value: &impl serde::Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(value)
+        .map_err(|error| Error::new(ErrorKind::Unsupported, store.name(), "commit", key, error))
+}
+
+fn late(store: &dyn Store, backend: &BackendName) -> Error {
+    let reason = format!("no answer within {} s", DEADLINE.as_secs());
+    Error::new(ErrorKind::Indeterminate, store.name(), "commit", keys::backend(backend), reason)
+}

@@ -1,0 +1,285 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::apply::{Applied, apply};
+use super::plan::{Absences, ActionKind, Plan, Report, Table, World, plan};
+use super::report::{Reporter, Seen};
+use super::settings::BackendSettings;
+use super::sources::{Look, Source, SourceContext};
+use crate::daemon::Backoff;
+use crate::election::{Leadership, Standing};
+use crate::model::{BackendName, HaproxyReport, Timestamp, keys};
+use crate::store::{Mirror, Prefix, Revision, SharedStore, Watch};
+
+/// Keeps one backend's table equal to what its source sees.
+#[derive(Debug)]
+pub struct Backend {
+    store: SharedStore,
+    settings: BackendSettings,
+    table: Mirror,
+    reports: Mirror,
+    source: Source,
+    look: Option<Arc<Look>>,
+    absences: Absences,
+    /// The last commit of this process: the table is old until it shows it.
+    committed: Revision,
+    retry: Backoff,
+    retry_at: Option<Instant>,
+}
+
+/// What a pass came to.
+#[derive(Debug)]
+pub enum Pass {
+    /// Nothing can be planned, since the store or the source has not answered, and why.
+    Blind(&'static str),
+    /// What was planned; nothing is left to write now.
+    Settled(Plan),
+    /// Something was written, or is to be tried again.
+    Busy,
+}
+
+impl Backend {
+    /// Starts to watch and to look; waits for the store as long as it takes.
+    pub async fn open(store: SharedStore, settings: BackendSettings) -> Self {
+        let table = watch_prefix(&store, &keys::backend(&settings.name)).await;
+        let reports = watch_prefix(&store, &keys::haproxies()).await;
+        let context = SourceContext {
+            store: store.clone(),
+            backend: settings.name.clone(),
+            look_every: settings.confirm.interval.min(Duration::from_secs(5)),
+            max_weight: settings.policy.ramp.max,
+            dns_server: settings.dns_server,
+        };
+        let source = Source::start(settings.source.clone(), context);
+        Self {
+            store,
+            settings,
+            table: Mirror::new(table),
+            reports: Mirror::new(reports),
+            source,
+            look: None,
+            absences: Absences::default(),
+            committed: Revision::default(),
+            retry: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
+            retry_at: None,
+        }
+    }
+
+    pub fn name(&self) -> &BackendName {
+        &self.settings.name
+    }
+
+    /// Why the source's last look gave no answer.
+    pub fn source_error(&self) -> Option<String> {
+        self.look.as_ref()?.result.as_ref().err().cloned()
+    }
+
+    /// Plans and, as the leader, writes, whenever something changes; until it is stopped.
+    pub async fn run(
+        mut self,
+        mut standing: watch::Receiver<Standing>,
+        mut reporter: Reporter,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        loop {
+            let leadership = match &*standing.borrow_and_update() {
+                Standing::Leader(leadership) if leadership.is_held() => Some(leadership.clone()),
+                _ => None,
+            };
+            reporter.standing(&standing.borrow());
+            let pass = self.pass(leadership.as_ref(), &mut reporter).await;
+            let wake = self.next_wake(&pass);
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                heard = self.hear() => heard?,
+                _ = standing.changed() => {}
+                () = tokio::time::sleep(wake) => {}
+            }
+        }
+    }
+
+    /// Waits for news from the store or the source, and takes in all that is there.
+    pub async fn hear(&mut self) -> anyhow::Result<()> {
+        tokio::select! {
+            _ = self.table.changed() => {}
+            _ = self.reports.changed() => {}
+            look = self.source.next() => self.take_look(look?),
+        }
+        // A burst is one change: many servers that start at once are placed by one commit.
+        loop {
+            let more = self.table.changed().now_or_never().is_some()
+                | self.reports.changed().now_or_never().is_some();
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    fn take_look(&mut self, look: Arc<Look>) {
+        match &look.result {
+            Ok(answer) => {
+                let ready = self.read_table().ready();
+                let interval = self.settings.confirm.interval;
+                self.absences.look(answer, &ready, look.at, interval);
+            }
+            Err(_) => self.absences.interrupted(),
+        }
+        self.look = Some(look);
+    }
+
+    /// One pass: plans, and writes the plan if this process leads.
+    pub async fn pass(&mut self, leadership: Option<&Leadership>, reporter: &mut Reporter) -> Pass {
+        let table = self.read_table();
+        let blind = self.blind();
+        let plan = self.plan(&table);
+        reporter.seen(&Seen {
+            settings: &self.settings,
+            table: &table,
+            look: self.look.as_deref(),
+            loaded: self.table.is_loaded() && self.reports.is_loaded(),
+            store: self.table.stale().or(self.reports.stale()),
+            blind,
+            plan: &plan,
+            leads: leadership.is_some(),
+        });
+        if let Some(why) = blind {
+            return Pass::Blind(why);
+        }
+        let leadership = match leadership {
+            Some(leadership) if !plan.is_empty() => leadership,
+            _ => return Pass::Settled(plan),
+        };
+        if self.retry_at.is_some_and(|at| at > Instant::now()) {
+            return Pass::Busy;
+        }
+        self.write(leadership, &table, &plan, reporter).await;
+        Pass::Busy
+    }
+
+    async fn write(
+        &mut self,
+        leadership: &Leadership,
+        table: &Table,
+        plan: &Plan,
+        reporter: &mut Reporter,
+    ) {
+        let written = tokio::select! {
+            // Dropping a commit is safe: it happens whole or not at all.
+            () = leadership.lost.cancelled() => return,
+            written = apply(&*self.store, leadership, self.name(), table, plan) => written,
+        };
+        reporter.wrote(plan, &written);
+        match written {
+            Ok(Applied::Written(revision)) => {
+                self.committed = self.committed.max(revision);
+                self.retry_at = None;
+                self.absences.dropped(vanished(plan), Instant::now());
+            }
+            Ok(Applied::Conflict) | Err(_) => {
+                self.retry_at = Some(Instant::now() + self.retry.next_wait());
+            }
+        }
+    }
+
+    /// Why a plan would rest on something old or unknown.
+    fn blind(&self) -> Option<&'static str> {
+        let (table, reports) = (&self.table, &self.reports);
+        if !table.is_loaded() || !reports.is_loaded() {
+            return Some("the store has not answered yet");
+        }
+        if table.stale().is_some() || reports.stale().is_some() {
+            return Some("the store does not answer");
+        }
+        if table.revision() < self.committed {
+            return Some("the last change has not shown up yet");
+        }
+        self.look.is_none().then_some("the source has not answered yet")
+    }
+
+    fn read_table(&self) -> Table {
+        Table::read(&self.settings.name, self.table.entries().values())
+    }
+
+    fn plan(&mut self, table: &Table) -> Plan {
+        let confirmed = self.absences.confirmed(self.settings.confirm.passes);
+        let window = self.settings.policy.floors.window;
+        let recent = self.absences.recent(Instant::now(), window);
+        let answer = self.look.as_ref().and_then(|look| look.result.as_ref().ok());
+        plan(&World {
+            policy: &self.settings.policy,
+            table,
+            answer,
+            confirmed: &confirmed,
+            recent: &recent,
+            reports: &reports(&self.settings.name, &self.reports),
+            now: Timestamp::now(),
+        })
+    }
+
+    /// How long a pass holds if nothing is heard.
+    pub fn next_wake(&self, pass: &Pass) -> Duration {
+        let idle = Duration::from_secs(30);
+        let retry = self.retry_at.map(|at| at.saturating_duration_since(Instant::now()));
+        match pass {
+            Pass::Settled(plan) => plan.next_wake.unwrap_or(idle).min(idle),
+            Pass::Busy => retry.unwrap_or(idle),
+            Pass::Blind(_) => idle,
+        }
+    }
+}
+
+/// Servers that a plan removed without their saying so.
+fn vanished(plan: &Plan) -> Vec<crate::model::EndpointId> {
+    let removed = plan.actions.iter().filter(|action| {
+        matches!(action.kind, ActionKind::Drain | ActionKind::Rest)
+            && action.record.as_ref().is_some_and(|record| !record.endpoint.leaving)
+    });
+    removed.map(|action| action.server.clone()).collect()
+}
+
+/// This backend's part of every live HAProxy's report. One that cannot be read has to be waited
+/// for as long as it lives: it may serve any slot.
+fn reports(backend: &BackendName, mirror: &Mirror) -> Vec<Report> {
+    let mut reports = Vec::new();
+    for entry in mirror.entries().values() {
+        match serde_json::from_slice::<HaproxyReport>(&entry.value) {
+            Ok(mut report) => {
+                let gone = report.pid.is_none();
+                let part = report.backends.remove(backend);
+                let haproxy = report.name;
+                reports.extend(part.map(|backend| Report { haproxy, gone, backend }));
+            }
+            Err(_) => {
+                let haproxy = entry.key.last().parse().ok();
+                reports.extend(haproxy.map(|haproxy| Report {
+                    haproxy,
+                    gone: false,
+                    backend: crate::model::BackendReport::default(),
+                }));
+            }
+        }
+    }
+    reports
+}
+
+async fn watch_prefix(store: &SharedStore, prefix: &Prefix) -> Watch {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+    let mut health = crate::daemon::Health::new(format!("watching {prefix}"));
+    loop {
+        match store.watch(prefix).await {
+            Ok(watch) => {
+                health.succeeded();
+                return watch;
+            }
+            Err(error) => {
+                health.failed(&error);
+                backoff.wait().await;
+            }
+        }
+    }
+}

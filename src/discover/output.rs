@@ -1,0 +1,51 @@
+use serde::Serialize;
+
+use super::plan::{Plan, UnplacedReason};
+use crate::model::BackendName;
+use crate::output::{render, table};
+
+/// A backend's plan, as it is printed.
+#[derive(Debug, Serialize)]
+pub struct PlannedBackend {
+    pub backend: BackendName,
+    #[serde(flatten)]
+    pub plan: Plan,
+}
+
+/// Plans for people.
+pub fn text(plans: &[PlannedBackend]) -> String {
+    let mut rows = table(["BACKEND", "SLOT", "ACTION", "SERVER", "ADDRESS"]);
+    let mut notes = String::new();
+    for PlannedBackend { backend, plan } in plans {
+        if plan.spec.is_some() {
+            rows.add_row([backend.as_str(), "-", "write the spec", "", ""]);
+        }
+        for action in &plan.actions {
+            let address = action.record.as_ref().map(|r| r.endpoint.address.to_string());
+            rows.add_row([
+                backend.as_str(),
+                &action.slot.to_string(),
+                action.kind.as_str(),
+                action.server.as_str(),
+                &address.unwrap_or_default(),
+            ]);
+        }
+        for unplaced in &plan.unplaced {
+            let why = match &unplaced.why {
+                UnplacedReason::NoFreeSlot => "no slot is free".to_owned(),
+                UnplacedReason::AddressOf(other) => format!("{other} is ready at its address"),
+            };
+            notes += &format!("{backend}: {} has no slot: {why}\n", unplaced.server);
+        }
+        if let Some(refused) = &plan.refused {
+            notes += &format!("{backend}: refused: {refused}\n");
+        }
+        if plan.is_empty() {
+            notes += &format!("{backend}: nothing to change\n");
+        }
+    }
+    match rows.row_count() {
+        0 => notes,
+        _ => render(&rows) + &notes,
+    }
+}

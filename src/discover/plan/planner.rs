@@ -1,0 +1,346 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::floors::Loss;
+use super::{Action, ActionKind, Answer, Content, Plan, Refusal, Waiting, World};
+use crate::model::{
+    BackendSpec, EndpointId, HaproxyName, SlotNumber, SlotRecord, SlotState, Timestamp,
+};
+use crate::store::Revision;
+
+/// How many unplaced endpoints the spec names: enough for people, and far under the largest value.
+const MAX_NAMED: usize = 500;
+
+/// A stored time this far in the future is another host's broken clock, not skew.
+const MAX_SKEW: Duration = Duration::from_secs(60);
+
+/// Plans one step towards a table that equals the source's answer.
+pub fn plan(world: &World<'_>) -> Plan {
+    let mut planner = Planner::new(world);
+    if let Some(answer) = world.answer {
+        planner.drain_doubles(answer);
+        planner.drain_leaving(answer);
+        planner.remove_vanished(answer);
+        planner.place_all(answer);
+    }
+    planner.step_down();
+    planner.finish()
+}
+
+pub(super) struct Planner<'a> {
+    pub(super) world: &'a World<'a>,
+    pub(super) slots: BTreeMap<SlotNumber, Slot>,
+    pub(super) plan: Plan,
+}
+
+/// A slot as the plan has it so far.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) seen: Option<Revision>,
+    /// `None`: it becomes free.
+    pub(super) record: Option<SlotRecord>,
+    /// Set by what changed it.
+    pub(super) changed: Option<ActionKind>,
+}
+
+impl<'a> Planner<'a> {
+    fn new(world: &'a World<'a>) -> Self {
+        let slots = world.table.slots.iter().filter_map(|(number, stored)| {
+            let record = stored.content.repaired(*number, world.now)?;
+            let damaged = matches!(stored.content, Content::Damaged(_));
+            let changed = damaged.then_some(ActionKind::Repair);
+            let seen = Some(stored.modified);
+            Some((*number, Slot { seen, record: Some(record), changed }))
+        });
+        Self { world, slots: slots.collect(), plan: Plan::default() }
+    }
+
+    /// Every slot in a state, with its record.
+    pub(super) fn in_state(
+        &self,
+        state: SlotState,
+    ) -> impl Iterator<Item = (SlotNumber, &SlotRecord)> {
+        self.slots.iter().filter_map(move |(number, slot)| {
+            let record = slot.record.as_ref().filter(|record| record.state == state)?;
+            Some((*number, record))
+        })
+    }
+
+    pub(super) fn enter(&mut self, number: SlotNumber, state: SlotState, kind: ActionKind) {
+        let now = self.world.now;
+        if let Some(slot) = self.slots.get_mut(&number)
+            && let Some(record) = &mut slot.record
+        {
+            record.state = state;
+            record.since = now;
+            slot.changed = Some(kind);
+        }
+    }
+
+    pub(super) fn record_mut(&mut self, number: SlotNumber) -> Option<&mut SlotRecord> {
+        self.slots.get_mut(&number)?.record.as_mut()
+    }
+
+    pub(super) fn in_range(&self, number: SlotNumber) -> bool {
+        number.get() <= self.world.policy.slots
+    }
+
+    /// Of several ready slots of one id, or at one address, one stays: a damaged table, or a crash
+    /// between two commits.
+    fn drain_doubles(&mut self, answer: &Answer) {
+        let mut ready: Vec<_> = self
+            .in_state(SlotState::Ready)
+            .map(|(number, record)| {
+                let wanted = answer.endpoints.get(&record.endpoint.id);
+                let moved = wanted.is_some_and(|e| e.address != record.endpoint.address);
+                let unknown = !answer.knows(&record.endpoint.id);
+                let rank = (unknown, moved, !self.in_range(number), record.started, number);
+                (rank, record.endpoint.id.clone(), record.endpoint.address)
+            })
+            .collect();
+        ready.sort();
+        let (mut ids, mut addresses) = (BTreeSet::new(), BTreeSet::new());
+        for ((.., number), id, address) in ready {
+            // Both are noted even where the first is a double already.
+            if !ids.insert(id) | !addresses.insert(address) {
+                self.enter(number, SlotState::Drain, ActionKind::Drain);
+            }
+        }
+    }
+
+    fn drain_leaving(&mut self, answer: &Answer) {
+        let leaving: Vec<SlotNumber> = self
+            .in_state(SlotState::Ready)
+            .filter(|(_, r)| answer.endpoints.get(&r.endpoint.id).is_some_and(|e| e.leaving))
+            .map(|(number, _)| number)
+            .collect();
+        for number in leaving {
+            self.enter(number, SlotState::Drain, ActionKind::Drain);
+            if let Some(record) = self.record_mut(number) {
+                record.endpoint.leaving = true;
+            }
+        }
+    }
+
+    /// Servers that the source no longer sees go, as far as the floors allow.
+    fn remove_vanished(&mut self, answer: &Answer) {
+        let vanished: Vec<(SlotNumber, EndpointId)> = self
+            .in_state(SlotState::Ready)
+            .filter(|(_, record)| !answer.knows(&record.endpoint.id))
+            .map(|(number, record)| (number, record.endpoint.id.clone()))
+            .collect();
+        let loss = self.loss(answer, vanished.len());
+        let why = self.world.policy.floors.check(loss);
+        let confirmed = |id: &EndpointId| !loss.empty && self.world.confirmed.contains(id);
+        let (gone, held): (Vec<_>, Vec<_>) =
+            vanished.into_iter().partition(|(_, id)| why.is_none() || confirmed(id));
+        for (number, _) in gone {
+            match self.world.policy.drain_vanished {
+                true => self.enter(number, SlotState::Drain, ActionKind::Drain),
+                false => self.enter(number, SlotState::Rest, ActionKind::Rest),
+            }
+        }
+        if let Some(why) = why.filter(|_| !held.is_empty()) {
+            self.plan.refused = Some(Refusal { why, servers: held });
+        }
+        self.rest_dead(answer);
+    }
+
+    /// A draining server that has vanished is dead, where vanishing means that.
+    fn rest_dead(&mut self, answer: &Answer) {
+        if self.world.policy.drain_vanished {
+            return;
+        }
+        let dead: Vec<SlotNumber> = self
+            .in_state(SlotState::Drain)
+            .filter(|(number, record)| {
+                self.slots[number].changed.is_none() && !answer.knows(&record.endpoint.id)
+            })
+            .map(|(number, _)| number)
+            .collect();
+        for number in dead {
+            self.enter(number, SlotState::Rest, ActionKind::Rest);
+        }
+    }
+
+    fn loss(&self, answer: &Answer, vanished: usize) -> Loss {
+        let ready: BTreeSet<&EndpointId> =
+            self.in_state(SlotState::Ready).map(|(_, record)| &record.endpoint.id).collect();
+        let staying = ready.iter().filter(|id| answer.knows(id)).count();
+        let wanted = answer.endpoints.values().filter(|e| !e.leaving).count();
+        let new = wanted.saturating_sub(staying).min(self.free_slots().count());
+        let mut recent: BTreeSet<&EndpointId> = self.world.recent.iter().collect();
+        recent.extend(self.lately_removed());
+        recent.retain(|id| !ready.contains(id));
+        Loss {
+            empty: answer.is_empty(),
+            ready: ready.len(),
+            vanished,
+            recent: recent.len(),
+            left: staying + new,
+        }
+    }
+
+    /// Servers that vanished within the floors' window, as far as their slots still tell.
+    fn lately_removed(&self) -> impl Iterator<Item = &EndpointId> {
+        self.world
+            .table
+            .records()
+            .filter(|(_, record)| {
+                record.state != SlotState::Ready
+                    && !record.endpoint.leaving
+                    && elapsed(record.since, self.world.now) < self.world.policy.floors.window
+            })
+            .map(|(_, record)| &record.endpoint.id)
+    }
+
+    /// Slots that no key holds: not those that this plan frees.
+    pub(super) fn free_slots(&self) -> impl Iterator<Item = SlotNumber> {
+        SlotNumber::first(self.world.policy.slots).filter(|number| !self.slots.contains_key(number))
+    }
+
+    pub(super) fn lowest_free(&self) -> Option<SlotNumber> {
+        self.free_slots().next()
+    }
+
+    /// Drains and rests that are over end, in slots that this plan has not touched.
+    fn step_down(&mut self) {
+        let untouched: Vec<SlotNumber> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| slot.changed.is_none())
+            .map(|(number, _)| *number)
+            .collect();
+        for number in untouched {
+            let Some(record) = self.slots[&number].record.as_ref() else {
+                continue;
+            };
+            let ahead = elapsed(self.world.now, record.since);
+            if record.state != SlotState::Ready && ahead > MAX_SKEW {
+                let state = record.state;
+                self.enter(number, state, ActionKind::Repair);
+                continue;
+            }
+            match record.state {
+                SlotState::Ready => {}
+                SlotState::Drain => self.end_drain(number),
+                SlotState::Rest => self.end_rest(number),
+            }
+        }
+    }
+
+    fn end_drain(&mut self, number: SlotNumber) {
+        let left = self.time_left(number, self.world.policy.drain_deadline);
+        let waits = self.waits(number, |seen| seen.get(&number).copied().unwrap_or(0) == 0);
+        // With no HAProxy to ask, sessions may still be there.
+        let empty = waits.is_empty() && !self.world.reports.is_empty();
+        if empty || left.is_none() {
+            self.enter(number, SlotState::Rest, ActionKind::Rest);
+            return;
+        }
+        self.wake_in(left);
+        self.plan
+            .waiting
+            .extend((!waits.is_empty()).then_some(Waiting { slot: number, haproxies: waits }));
+    }
+
+    fn end_rest(&mut self, number: SlotNumber) {
+        let left = self.time_left(number, self.world.policy.rest);
+        let waits = self.waits(number, |_| true);
+        if left.is_some() {
+            self.wake_in(left);
+        } else if waits.is_empty() {
+            if let Some(slot) = self.slots.get_mut(&number) {
+                slot.record = None;
+                slot.changed = Some(ActionKind::Free);
+            }
+        } else {
+            self.plan.waiting.push(Waiting { slot: number, haproxies: waits });
+        }
+    }
+
+    /// The HAProxies that have not applied the slot's entry, or whose sessions are not `settled`.
+    fn waits(
+        &self,
+        number: SlotNumber,
+        settled: impl Fn(&BTreeMap<SlotNumber, u64>) -> bool,
+    ) -> Vec<HaproxyName> {
+        let modified = self.slots[&number].seen.unwrap_or_default();
+        self.world
+            .reports
+            .iter()
+            .filter(|report| !report.gone)
+            .filter(|r| r.backend.applied < modified || !settled(&r.backend.sessions))
+            .map(|report| report.haproxy.clone())
+            .collect()
+    }
+
+    /// What is left of a time that began when the slot entered its state; `None` once it is over.
+    fn time_left(&self, number: SlotNumber, whole: Duration) -> Option<Duration> {
+        let since = self.slots[&number].record.as_ref()?.since;
+        whole.checked_sub(elapsed(since, self.world.now)).filter(|left| !left.is_zero())
+    }
+
+    fn wake_in(&mut self, left: Option<Duration>) {
+        self.plan.next_wake = match (self.plan.next_wake, left) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+    }
+
+    fn finish(mut self) -> Plan {
+        self.plan.unplaced.sort();
+        self.plan.spec = self.spec();
+        for (number, slot) in self.slots {
+            let Some(kind) = slot.changed else {
+                continue;
+            };
+            let stored = self.world.table.slots.get(&number);
+            let before = match stored.map(|stored| &stored.content) {
+                Some(Content::Sound(record)) => Some(record),
+                _ => None,
+            };
+            if before.is_some() && before == slot.record.as_ref() {
+                continue;
+            }
+            let server = slot.record.as_ref().or(before).map(|r| r.endpoint.id.clone());
+            self.plan.actions.extend(server.map(|server| Action {
+                slot: number,
+                kind,
+                server,
+                record: slot.record,
+                seen: slot.seen,
+            }));
+        }
+        // What takes traffic comes first, so that capacity never dips between two commits.
+        self.plan
+            .actions
+            .sort_by_key(|a| a.record.as_ref().map(|r| r.state) != Some(SlotState::Ready));
+        self.plan
+    }
+
+    /// The spec, where the stored one differs.
+    fn spec(&self) -> Option<BackendSpec> {
+        let policy = self.world.policy;
+        let stored = self.world.table.spec.as_ref().and_then(|stored| stored.spec.as_ref());
+        let unplaced = match (self.world.answer, stored) {
+            (Some(_), _) | (None, None) => {
+                self.plan.unplaced.iter().take(MAX_NAMED).map(|u| u.server.clone()).collect()
+            }
+            (None, Some(stored)) => stored.unplaced.clone(),
+        };
+        let spec = BackendSpec {
+            slots: policy.slots,
+            ramp: policy.ramp,
+            drain_deadline: policy.drain_deadline,
+            rest: policy.rest,
+            unplaced,
+        };
+        (stored != Some(&spec)).then_some(spec)
+    }
+}
+
+/// The time from one instant to a later one; nothing where it is earlier.
+fn elapsed(from: Timestamp, to: Timestamp) -> Duration {
+    Duration::try_from(to.duration_since(from)).unwrap_or_default()
+}

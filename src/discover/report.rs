@@ -1,0 +1,329 @@
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use metrics::{counter, describe_counter, describe_gauge, gauge};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::apply::Applied;
+use super::plan::{Plan, Refusal, Table, Unplaced, Waiting};
+use super::settings::BackendSettings;
+use super::sources::Look;
+use crate::daemon::{Context, Gate, Health, StatusBoard};
+use crate::election::Standing;
+use crate::model::{BackendName, SlotState};
+use crate::store::{Error, Result};
+
+/// How many notes of one answer are told: a hostile registry must not flood the log.
+const MAX_NOTES: usize = 10;
+
+/// Tells people and machines how one backend is: logs on changes, metrics, status, readiness.
+#[derive(Debug)]
+pub struct Reporter {
+    backend: BackendName,
+    label: String,
+    gates: Option<Gates>,
+    board: Option<Board>,
+    standing: Value,
+    source: Health,
+    store: Health,
+    writes: Health,
+    said: Said,
+}
+
+#[derive(Debug)]
+struct Gates {
+    store: Gate,
+    source: Gate,
+}
+
+/// What was last logged, so that only changes are.
+#[derive(Debug, Default)]
+struct Said {
+    unplaced: Vec<Unplaced>,
+    refused: Option<Refusal>,
+    notes: Vec<String>,
+    waiting: Vec<Waiting>,
+}
+
+/// The part `discover` of `/status`: every backend's word.
+#[derive(Debug, Clone)]
+pub struct Board {
+    status: StatusBoard,
+    backends: Arc<Mutex<BTreeMap<BackendName, Value>>>,
+}
+
+impl Board {
+    pub fn new(status: StatusBoard) -> Self {
+        Self { status, backends: Arc::default() }
+    }
+
+    fn publish(&self, backend: &BackendName, value: Option<Value>) {
+        let mut backends = self.backends.lock().unwrap_or_else(PoisonError::into_inner);
+        match value {
+            Some(value) => backends.insert(backend.clone(), value),
+            None => backends.remove(backend),
+        };
+        self.status.publish("discover", &json!({ "backends": &*backends }));
+    }
+}
+
+/// What a pass saw.
+#[derive(Debug)]
+pub struct Seen<'a> {
+    pub settings: &'a BackendSettings,
+    pub table: &'a Table,
+    pub look: Option<&'a Look>,
+    /// The store has answered.
+    pub loaded: bool,
+    /// Why it no longer does.
+    pub store: Option<&'a Error>,
+    /// Why no plan can be trusted.
+    pub blind: Option<&'static str>,
+    pub plan: &'a Plan,
+    pub leads: bool,
+}
+
+impl Reporter {
+    /// For a daemon.
+    pub fn new(backend: BackendName, context: &Context, board: Board) -> Self {
+        let gates = Gates {
+            store: context.readiness.gate(format!("{backend}: store"), "no answer yet"),
+            source: context.readiness.gate(format!("{backend}: source"), "no answer yet"),
+        };
+        let mut reporter = Self::silent(backend);
+        reporter.gates = Some(gates);
+        reporter.board = Some(board);
+        reporter
+    }
+
+    /// For one pass: logs only.
+    pub fn silent(backend: BackendName) -> Self {
+        Self {
+            label: backend.to_string(),
+            gates: None,
+            board: None,
+            standing: Value::Null,
+            source: Health::new(format!("the source of backend {backend}")),
+            store: Health::new(format!("the store, for backend {backend},")),
+            writes: Health::new(format!("writing the table of backend {backend}")),
+            said: Said::default(),
+            backend,
+        }
+    }
+
+    pub fn standing(&mut self, standing: &Standing) {
+        self.standing = match standing {
+            Standing::Leader(leadership) => json!({ "leads": true, "token": leadership.token }),
+            Standing::Follower { leader } => json!({ "leads": false, "leader": leader }),
+        };
+    }
+
+    /// Takes in what a pass saw.
+    pub fn seen(&mut self, seen: &Seen<'_>) {
+        self.seen_store(seen);
+        self.seen_source(seen);
+        if seen.blind.is_none() {
+            self.seen_table(seen);
+            if seen.leads {
+                self.log_plan(seen.plan);
+            }
+            if seen.plan.is_empty() && seen.look.is_some_and(|look| look.result.is_ok()) {
+                let label = self.label.clone();
+                gauge!("lbctl_discover_last_success_timestamp_seconds", "backend" => label)
+                    .set(unix_seconds());
+            }
+        }
+        if let Some(board) = &self.board {
+            board.publish(&self.backend, Some(self.status(seen)));
+        }
+    }
+
+    fn seen_store(&mut self, seen: &Seen<'_>) {
+        match seen.store {
+            Some(error) => self.store.failed(error),
+            None => self.store.succeeded(),
+        }
+        let Some(gates) = &self.gates else { return };
+        match seen.store {
+            Some(error) => gates.store.close(error.to_string()),
+            None if seen.loaded => gates.store.open(),
+            None => {}
+        }
+    }
+
+    fn seen_source(&mut self, seen: &Seen<'_>) {
+        let Some(look) = seen.look else { return };
+        let labels =
+            [("backend", self.label.clone()), ("source", seen.settings.source.kind().into())];
+        match &look.result {
+            Ok(answer) => {
+                self.source.succeeded();
+                gauge!("lbctl_discover_endpoints", &labels).set(answer.endpoints.len() as f64);
+                gauge!("lbctl_discover_source_failing", &labels).set(0.0);
+                self.gates.iter().for_each(|gates| gates.source.open());
+                let notes: Vec<String> = answer.notes.iter().take(MAX_NOTES).cloned().collect();
+                if self.said.notes != notes {
+                    notes.iter().for_each(|note| tracing::warn!(backend = %self.backend, "{note}"));
+                    self.said.notes = notes;
+                }
+            }
+            Err(error) => {
+                self.source.failed(error);
+                gauge!("lbctl_discover_source_failing", &labels).set(1.0);
+            }
+        }
+    }
+
+    fn seen_table(&self, seen: &Seen<'_>) {
+        for (state, name) in STATES {
+            let count = seen.table.records().filter(|(_, record)| record.state == state).count();
+            gauge!("lbctl_discover_slots", "backend" => self.label.clone(), "state" => name)
+                .set(count as f64);
+        }
+        let set = |name: &'static str, count: usize| {
+            gauge!(name, "backend" => self.label.clone()).set(count as f64);
+        };
+        set("lbctl_discover_unplaced", seen.plan.unplaced.len());
+        let refused = seen.plan.refused.as_ref().map_or(0, |refused| refused.servers.len());
+        set("lbctl_discover_refused_removals", refused);
+    }
+
+    fn log_plan(&mut self, plan: &Plan) {
+        let backend = &self.backend;
+        if self.said.unplaced != plan.unplaced {
+            match plan.unplaced.len() {
+                0 => {
+                    tracing::info!(%backend, "every endpoint has a slot again");
+                }
+                count => {
+                    tracing::warn!(%backend, servers = %names(&plan.unplaced), "{count} endpoints have no slot");
+                }
+            }
+            self.said.unplaced.clone_from(&plan.unplaced);
+        }
+        if self.said.refused != plan.refused {
+            match &plan.refused {
+                None => tracing::info!(%backend, "no removal is refused any more"),
+                Some(refused) => {
+                    let label = self.label.clone();
+                    counter!("lbctl_discover_refusals_total", "backend" => label, "floor" => refused.why.as_str()).increment(1);
+                    tracing::error!(%backend, "refused: {refused}, until enough looks in a row confirm it or --allow-drop is given");
+                }
+            }
+            self.said.refused.clone_from(&plan.refused);
+        }
+        if self.said.waiting != plan.waiting {
+            for Waiting { slot, haproxies } in &plan.waiting {
+                let haproxies: Vec<&str> = haproxies.iter().map(|name| name.as_str()).collect();
+                tracing::debug!(%backend, %slot, haproxies = haproxies.join(","), "waits for HAProxies");
+            }
+            self.said.waiting.clone_from(&plan.waiting);
+        }
+    }
+
+    /// Takes in what writing a plan came to.
+    pub fn wrote(&mut self, plan: &Plan, result: &Result<Applied>) {
+        let label = match result {
+            Ok(Applied::Written(_)) => "written",
+            Ok(Applied::Conflict) => "conflict",
+            Err(error) => error.kind().as_str(),
+        };
+        let backend = self.label.clone();
+        counter!("lbctl_discover_writes_total", "backend" => backend, "result" => label)
+            .increment(1);
+        match result {
+            Ok(Applied::Written(_)) => {
+                self.writes.succeeded();
+                self.log_actions(plan);
+            }
+            Ok(Applied::Conflict) => {
+                tracing::debug!(backend = %self.backend, "the table changed meanwhile: planning again");
+            }
+            Err(error) => self.writes.failed(error),
+        }
+    }
+
+    fn log_actions(&self, plan: &Plan) {
+        for action in &plan.actions {
+            let (backend, kind) = (self.label.clone(), action.kind.as_str());
+            counter!("lbctl_discover_actions_total", "backend" => backend, "action" => kind)
+                .increment(1);
+            let address = action.record.as_ref().map(|r| r.endpoint.address.to_string());
+            let (slot, server) = (action.slot, &action.server);
+            tracing::info!(backend = %self.backend, %slot, %server, address, "{kind}");
+        }
+    }
+
+    fn status(&self, seen: &Seen<'_>) -> Value {
+        #[derive(Serialize)]
+        struct Shown<'a> {
+            source: String,
+            source_error: Option<&'a str>,
+            endpoints: Option<usize>,
+            standing: &'a Value,
+            blind: Option<&'a str>,
+            slots: BTreeMap<&'a str, usize>,
+            unplaced: &'a [Unplaced],
+            refused: Option<&'a Refusal>,
+            waiting: &'a [Waiting],
+            notes: &'a [String],
+            strays: Vec<&'a str>,
+        }
+        let result = seen.look.map(|look| look.result.as_ref());
+        let count = |state| seen.table.records().filter(|(_, r)| r.state == state).count();
+        let shown = Shown {
+            source: seen.settings.source.to_string(),
+            source_error: result.and_then(|r| r.err()).map(String::as_str),
+            endpoints: result.and_then(|r| r.ok()).map(|answer| answer.endpoints.len()),
+            standing: &self.standing,
+            blind: seen.blind,
+            slots: STATES.map(|(state, name)| (name, count(state))).into(),
+            unplaced: &seen.plan.unplaced,
+            refused: seen.plan.refused.as_ref(),
+            waiting: &seen.plan.waiting,
+            notes: &self.said.notes,
+            strays: seen.table.strays.iter().map(|key| key.as_str()).collect(),
+        };
+        json!(shown)
+    }
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        if let Some(board) = &self.board {
+            board.publish(&self.backend, None);
+        }
+    }
+}
+
+const STATES: [(SlotState, &str); 3] =
+    [(SlotState::Ready, "ready"), (SlotState::Drain, "drain"), (SlotState::Rest, "rest")];
+
+/// Describes the metrics, once a process.
+pub fn describe() {
+    describe_gauge!("lbctl_discover_endpoints", "Endpoints in the source's last good answer");
+    describe_gauge!("lbctl_discover_source_failing", "1 while the source gives errors");
+    describe_gauge!("lbctl_discover_slots", "Held slots by state");
+    describe_gauge!("lbctl_discover_unplaced", "Endpoints without a slot");
+    describe_gauge!("lbctl_discover_refused_removals", "Servers that a safety floor keeps");
+    describe_gauge!(
+        "lbctl_discover_last_success_timestamp_seconds",
+        "When the table last equalled the source's answer"
+    );
+    describe_counter!("lbctl_discover_refusals_total", "Plans that met a safety floor");
+    describe_counter!("lbctl_discover_writes_total", "Written plans by result");
+    describe_counter!("lbctl_discover_actions_total", "Written slot changes by action");
+}
+
+fn names(unplaced: &[Unplaced]) -> String {
+    let mut names: Vec<&str> = unplaced.iter().take(20).map(|u| u.server.as_str()).collect();
+    if unplaced.len() > names.len() {
+        names.push("…");
+    }
+    names.join(",")
+}
+
+fn unix_seconds() -> f64 {
+    std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs_f64()
+}

@@ -1,0 +1,237 @@
+use std::fmt;
+use std::path::Path;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use serde::{Deserialize, de::DeserializeOwned};
+
+use crate::model::{Endpoint, EndpointId, Label, ServerAddress, Weight};
+
+/// How a file's list is written, by its extension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    Toml,
+    Json,
+    Yaml,
+}
+
+/// What is wrong with a file, and where.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub line: Option<usize>,
+    pub message: String,
+}
+
+impl Format {
+    pub fn of(path: &Path) -> Result<Self, String> {
+        if path.as_os_str().is_empty() {
+            return Err("the file's path is empty: use file:PATH".into());
+        }
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("toml") => Ok(Self::Toml),
+            Some("json") => Ok(Self::Json),
+            Some("yaml" | "yml") => Ok(Self::Yaml),
+            _ => Err(format!(
+                "{} must end in .toml, .json, .yaml or .yml, so that its format is known",
+                path.display()
+            )),
+        }
+    }
+
+    /// Reads a whole list. An empty text is a file that is about to be written, not an empty list:
+    /// that one is written as such.
+    pub fn parse(self, text: &str) -> Result<Vec<Endpoint>, Problem> {
+        if text.trim().is_empty() {
+            let message = "the file is empty: an empty list is written as []".into();
+            return Err(Problem { line: None, message });
+        }
+        let list = match self {
+            Self::Toml => parse_toml::<Document>(text)?.endpoints,
+            Self::Json => parse_json::<List>(text)?.0,
+            Self::Yaml => parse_yaml::<List>(text)?.0,
+        };
+        Ok(list.into_iter().map(|item| item.0).collect())
+    }
+}
+
+fn parse_toml<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
+    toml::from_str(text).map_err(|error| Problem {
+        line: error.span().map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count()),
+        message: error.message().to_owned(),
+    })
+}
+
+fn parse_json<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
+    serde_json::from_str(text).map_err(|error| {
+        let message = error.to_string();
+        let position = format!(" at line {} column {}", error.line(), error.column());
+        let message = message.strip_suffix(&position).map(str::to_owned).unwrap_or(message);
+        Problem { line: (error.line() > 0).then_some(error.line()), message }
+    })
+}
+
+fn parse_yaml<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
+    let options = serde_saphyr::options! { with_snippet: false };
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+        let line = error.location().and_then(|location| usize::try_from(location.line()).ok());
+        Problem { line, message: error.to_string() }
+    })
+}
+
+/// A TOML file has no list at its top.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    endpoints: Vec<Item>,
+}
+
+/// A list, or a table with one in it.
+struct List(Vec<Item>);
+
+/// An endpoint: its address alone, or a table.
+struct Item(Endpoint);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    address: ServerAddress,
+    /// The address where there is none: then a server that moves is another server.
+    id: Option<EndpointId>,
+    name: Option<Label>,
+    group: Option<Label>,
+    zone: Option<Label>,
+    weight: Option<Weight>,
+    #[serde(default)]
+    leaving: bool,
+}
+
+impl Table {
+    fn endpoint(self) -> Result<Endpoint, crate::model::NameError> {
+        let Self { address, id, name, group, zone, weight, leaving } = self;
+        let id = match id {
+            Some(id) => id,
+            None => address.to_string().parse()?,
+        };
+        Ok(Endpoint { id, address, name, group, zone, weight, leaving })
+    }
+}
+
+impl<'de> Deserialize<'de> for List {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Seen;
+        impl<'de> Visitor<'de> for Seen {
+            type Value = List;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of endpoints, or a table with the list \"endpoints\"")
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<List, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = seq.next_element()? {
+                    items.push(item);
+                }
+                Ok(List(items))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<List, A::Error> {
+                let document = Document::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(List(document.endpoints))
+            }
+        }
+        deserializer.deserialize_any(Seen)
+    }
+}
+
+impl<'de> Deserialize<'de> for Item {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Seen;
+        impl<'de> Visitor<'de> for Seen {
+            type Value = Item;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an endpoint: \"IP:PORT\", or a table with an address")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Item, E> {
+                let address = text.parse().map_err(E::custom)?;
+                let table = Table {
+                    address,
+                    id: None,
+                    name: None,
+                    group: None,
+                    zone: None,
+                    weight: None,
+                    leaving: false,
+                };
+                table.endpoint().map(Item).map_err(E::custom)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Item, A::Error> {
+                let table = Table::deserialize(MapAccessDeserializer::new(map))?;
+                table.endpoint().map(Item).map_err(A::Error::custom)
+            }
+        }
+        deserializer.deserialize_any(Seen)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOML: &str = "[[endpoints]]\naddress = '10.0.0.1:80'\n\n[[endpoints]]\n\
+        address = '[2001:db8::1]:80'\nid = 'b'\nzone = 'z'\nweight = 50\nleaving = true\n";
+    const JSON: &str = "[\"10.0.0.1:80\",\n{\"address\": \"[2001:db8::1]:80\", \"id\": \"b\",\n\
+        \"zone\": \"z\", \"weight\": 50, \"leaving\": true}]";
+    const YAML: &str = "- 10.0.0.1:80\n- address: '[2001:db8::1]:80'\n  id: b\n  zone: z\n  \
+        weight: 50\n  leaving: true\n";
+
+    #[test]
+    fn the_three_formats_say_the_same() {
+        let toml = Format::Toml.parse(TOML).unwrap();
+        assert_eq!(toml[0].id.as_str(), "10.0.0.1:80");
+        assert_eq!(toml[1].weight, Some(Weight::saturating(50)));
+        assert!(toml[1].leaving && !toml[0].leaving);
+        assert_eq!(Format::Json.parse(JSON).unwrap(), toml);
+        assert_eq!(Format::Yaml.parse(YAML).unwrap(), toml);
+        let short = Format::Toml.parse("endpoints = ['10.0.0.1:80']").unwrap();
+        assert_eq!(short, toml[..1]);
+        let table = Format::Json.parse(r#"{"endpoints": ["10.0.0.1:80"]}"#).unwrap();
+        assert_eq!(table, toml[..1]);
+    }
+
+    #[test]
+    fn an_empty_list_is_a_list_and_an_empty_file_is_not() {
+        for (format, empty) in
+            [(Format::Toml, "endpoints = []"), (Format::Json, "[]"), (Format::Yaml, "[]\n")]
+        {
+            assert_eq!(format.parse(empty).unwrap(), []);
+            for text in ["", " \n"] {
+                assert!(format.parse(text).unwrap_err().message.contains("empty"));
+            }
+        }
+    }
+
+    #[test]
+    fn a_mistake_is_named_with_its_line() {
+        for (format, text, line, says) in [
+            (Format::Toml, "[[endpoints]]\naddress = '10.0.0.1'\n", 2, "IP:PORT"),
+            (Format::Toml, "[[endpoints]]\naddress = '10.0.0.1:80'\nwieght = 1\n", 3, "wieght"),
+            (Format::Toml, "[[endpoints]]\nid = 'a'\n", 1, "address"),
+            (Format::Toml, "[[endpoints]]\naddress = '10.0.", 2, "string"),
+            (Format::Json, "[\n\"10.0.0.1:80\",\n\"10.0.0.1\"]", 3, "IP:PORT"),
+            (Format::Json, "[\n{\"address\": \"10.0.0.1:80\",\n\"wieght\": 1}]", 3, "wieght"),
+            (Format::Json, "[\n\"10.0.0.1:80\",\n", 3, "EOF"),
+            (Format::Json, "[\n{\"address\": \"10.0.0.1:80\", \"weight\": 257}]", 2, "256"),
+            (Format::Yaml, "- 10.0.0.1:80\n- 10.0.0.1\n", 2, "IP:PORT"),
+            (Format::Yaml, "- address: 10.0.0.1:80\n  wieght: 1\n", 2, "wieght"),
+            (Format::Yaml, "- address: 10.0.0.1:80\n  id: \"a;b\"\n", 2, "endpoint id"),
+            (Format::Yaml, "just words\n", 1, "list of endpoints"),
+        ] {
+            let problem = format.parse(text).unwrap_err();
+            assert_eq!(problem.line, Some(line), "{text:?}: {problem:?}");
+            assert!(problem.message.contains(says), "{text:?}: {problem:?}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Where endpoints come from. A source gives the complete set it sees, or an error, never a guess.
+
+mod dns;
+mod file;
+mod registry;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::plan::Answer;
+use crate::config::{Kind, Setting};
+use crate::daemon::{OwnedTask, spawn_owned};
+use crate::model::BackendName;
+use crate::store::SharedStore;
+
+pub use dns::DnsName;
+
+/// Which source a backend has; its text form is `registry`, `file:PATH` or `dns:NAME[:PORT]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceSpec {
+    /// Servers that announce themselves in the store.
+    Registry,
+    /// A list in a TOML, JSON or YAML file.
+    File(PathBuf),
+    /// Addresses of a name.
+    Dns(DnsName),
+}
+
+/// What a source needs beside its spec.
+#[derive(Debug, Clone)]
+pub struct SourceContext {
+    pub store: SharedStore,
+    pub backend: BackendName,
+    /// At most this long between two looks, so that an answer is known to be fresh.
+    pub look_every: Duration,
+    /// The greatest weight a source may scale its own weights to.
+    pub max_weight: crate::model::Weight,
+    /// Instead of those of `/etc/resolv.conf`.
+    pub dns_server: Option<SocketAddr>,
+}
+
+/// What a source saw, and when.
+#[derive(Debug, Clone)]
+pub struct Look {
+    pub at: Instant,
+    /// The complete set, or why there is none, in a sentence fragment.
+    pub result: Result<Answer, String>,
+}
+
+/// A running source; dropping it ends it.
+#[derive(Debug)]
+pub struct Source {
+    looks: watch::Receiver<Option<Arc<Look>>>,
+    _task: OwnedTask<()>,
+}
+
+impl Source {
+    pub fn start(spec: SourceSpec, context: SourceContext) -> Self {
+        let (told, looks) = watch::channel(None);
+        let teller = Teller(told);
+        let task = match spec {
+            SourceSpec::Registry => spawn_owned(registry::run(context, teller)),
+            SourceSpec::File(path) => spawn_owned(file::run(path, context, teller)),
+            SourceSpec::Dns(name) => spawn_owned(dns::run(name, context, teller)),
+        };
+        Self { looks, _task: task }
+    }
+
+    /// The next look, the latest where several came; cancel-safe. An error: the source panicked.
+    pub async fn next(&mut self) -> anyhow::Result<Arc<Look>> {
+        loop {
+            self.looks.changed().await.map_err(|_| anyhow::anyhow!("the source panicked"))?;
+            if let Some(look) = self.looks.borrow_and_update().clone() {
+                return Ok(look);
+            }
+        }
+    }
+}
+
+/// A source's end of its channel.
+#[derive(Debug)]
+struct Teller(watch::Sender<Option<Arc<Look>>>);
+
+impl Teller {
+    fn tell(&self, result: Result<Answer, String>) {
+        self.0.send_replace(Some(Arc::new(Look { at: Instant::now(), result })));
+    }
+}
+
+impl SourceSpec {
+    /// The metrics' label.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Registry => "registry",
+            Self::File(_) => "file",
+            Self::Dns(_) => "dns",
+        }
+    }
+
+    /// A server that vanishes from this source may still be alive. A registration vanishes with its
+    /// process, so that there is nothing left to drain.
+    pub fn drains_vanished(&self) -> bool {
+        !matches!(self, Self::Registry)
+    }
+}
+
+impl FromStr for SourceSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "registry" => Ok(Self::Registry),
+            Some(("file", path)) => {
+                let path = PathBuf::from(path);
+                file::Format::of(&path)?;
+                Ok(Self::File(path))
+            }
+            Some(("dns", name)) => Ok(Self::Dns(name.parse()?)),
+            _ => {
+                Err(format!("{text:?} is not a source: use registry, file:PATH or dns:NAME[:PORT]"))
+            }
+        }
+    }
+}
+
+impl fmt::Display for SourceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Registry => f.write_str("registry"),
+            Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::Dns(name) => write!(f, "dns:{name}"),
+        }
+    }
+}
+
+impl Setting for SourceSpec {
+    const KINDS: &'static [Kind] = &[Kind::Text];
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse()
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_reads_back_as_written() {
+        for text in ["registry", "file:/etc/web.toml", "dns:web.example:80", "dns:_http._tcp.web"] {
+            assert_eq!(text.parse::<SourceSpec>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_source_is_refused_with_the_remedy() {
+        for (bad, says) in [
+            ("", "is not a source"),
+            ("registry:x", "is not a source"),
+            ("consul:x", "use registry, file:PATH or dns:NAME[:PORT]"),
+            ("file:", "is empty"),
+            ("file:/etc/web", ".toml, .json, .yaml or .yml"),
+            ("dns:", "is empty"),
+            ("dns:web:0", "port"),
+            ("dns:web:http", "port"),
+        ] {
+            let error = bad.parse::<SourceSpec>().unwrap_err();
+            assert!(error.contains(says), "{bad:?}: {error}");
+        }
+    }
+}
