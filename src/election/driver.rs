@@ -81,7 +81,8 @@ struct Held {
 }
 
 impl Driver {
-    fn new(store: SharedStore, options: Options, told: watch::Sender<Standing>) -> Self {
+    fn new(store: SharedStore, mut options: Options, told: watch::Sender<Standing>) -> Self {
+        options.ttl = options.ttl.max(timing::SHORTEST_TTL);
         Self {
             key: keys::election(&options.name),
             machine: Machine::new(options.ttl),

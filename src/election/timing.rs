@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// A shorter time to live would be renewed without a pause.
+pub(super) const SHORTEST_TTL: Duration = Duration::from_millis(100);
+
 /// How long a leader may act on a lease, from before the request that granted or renewed it: the
 /// rest is the margin for clocks that run at different rates and for work that takes a moment to
 /// stop.

@@ -15,6 +15,9 @@ use crate::daemon::{OwnedTask, spawn_owned};
 use crate::store::{Key, SharedStore};
 use wishes::Wishes;
 
+/// A shorter one would be renewed without a pause.
+const SHORTEST_TTL: Duration = Duration::from_millis(100);
+
 /// How this process's presence in the store is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PresenceState {
@@ -127,7 +130,7 @@ impl Shared {
     fn new(store: SharedStore, ttl: Duration) -> Self {
         Self {
             store,
-            ttl,
+            ttl: ttl.max(SHORTEST_TTL),
             wanted: Mutex::default(),
             changed: Notify::new(),
             state: watch::Sender::new(PresenceState::Starting),
@@ -161,3 +164,6 @@ impl Shared {
         self.flushed.send_replace(self.lock().wishes.flushed());
     }
 }
+
+#[cfg(test)]
+mod tests;

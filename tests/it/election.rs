@@ -1,1 +1,216 @@
-//! `election`.
+//! Elections between real processes on real stores: leaders that are killed, stopped and asked to
+//! end.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use lbctl::election::{Candidate, Leadership, Options, Standing};
+use lbctl::store::{self, Commit, SharedStore, StoreUrl, Txn};
+use tempfile::TempDir;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::support::Process;
+use crate::support::etcd::Etcd;
+
+/// What both stores grant as it is asked for: etcd's shortest.
+const TTL: Duration = Duration::from_secs(2);
+
+#[test]
+fn sqlite_a_successor_follows_a_killed_leader() {
+    let dir = TempDir::new().unwrap();
+    kill_leaders(&mut Election::new(&dir, &sqlite(&dir)));
+}
+
+#[test]
+fn etcd_a_successor_follows_a_killed_leader() {
+    let Some(etcd) = Etcd::shared() else { return };
+    let dir = TempDir::new().unwrap();
+    kill_leaders(&mut Election::new(&dir, &etcd.url("elect-kill")));
+}
+
+#[test]
+fn sqlite_a_successor_takes_over_at_once_from_a_leader_that_ends() {
+    let dir = TempDir::new().unwrap();
+    end_leaders(&mut Election::new(&dir, &sqlite(&dir)));
+}
+
+#[test]
+fn etcd_a_successor_takes_over_at_once_from_a_leader_that_ends() {
+    let Some(etcd) = Etcd::shared() else { return };
+    let dir = TempDir::new().unwrap();
+    end_leaders(&mut Election::new(&dir, &etcd.url("elect-end")));
+}
+
+#[test]
+fn sqlite_a_stopped_leader_that_goes_on_can_write_no_more() {
+    let dir = TempDir::new().unwrap();
+    stop_leader(&mut Election::new(&dir, &sqlite(&dir)));
+}
+
+#[test]
+fn etcd_a_stopped_leader_that_goes_on_can_write_no_more() {
+    let Some(etcd) = Etcd::shared() else { return };
+    let dir = TempDir::new().unwrap();
+    stop_leader(&mut Election::new(&dir, &etcd.url("elect-stop")));
+}
+
+fn sqlite(dir: &TempDir) -> String {
+    format!("sqlite:{}", dir.path().join("store.db").display())
+}
+
+/// `kill -9`, three times: within the time to live and a second.
+fn kill_leaders(election: &mut Election) {
+    let mut leader = election.candidate();
+    leader.wait_for_log("leading");
+    let took = (0..3).map(|_| {
+        let mut next = election.candidate();
+        next.wait_for_log("following");
+        let started = Instant::now();
+        leader.kill();
+        next.wait_for_log("leading");
+        leader = next;
+        started.elapsed()
+    });
+    let took = median(took.collect());
+    assert!(took <= TTL + Duration::from_secs(1), "the successor took {took:?}");
+}
+
+/// SIGTERM, five times: under 200 ms.
+fn end_leaders(election: &mut Election) {
+    let mut leader = election.candidate();
+    leader.wait_for_log("leading");
+    let took = (0..5).map(|_| {
+        let mut next = election.candidate();
+        next.wait_for_log("following");
+        let started = Instant::now();
+        leader.signal("TERM");
+        next.wait_for_log("leading");
+        let took = started.elapsed();
+        assert!(leader.wait().success());
+        leader = next;
+        took
+    });
+    let took = median(took.collect());
+    assert!(took < Duration::from_millis(200), "the successor took {took:?}");
+}
+
+/// SIGSTOP for longer than the lease, then SIGCONT.
+fn stop_leader(election: &mut Election) {
+    let mut first = election.candidate();
+    first.wait_for_log("leading");
+    let token = last_token(&first);
+    let mut second = election.candidate();
+    second.wait_for_log("following");
+    first.signal("STOP");
+    second.wait_for_log("leading");
+    let second_token = last_token(&second);
+    assert!(second_token > token, "{second_token} after {token}");
+    assert!(!first.log().contains("refused"), "{}", first.tail());
+    first.signal("CONT");
+    first.wait_for_log(&format!("refused {token}"));
+    first.wait_for_log("following");
+    assert!(first.log().contains(&format!("lost {token}")), "{}", first.tail());
+    assert!(second.is_running() && !second.log().contains("lost"), "{}", second.tail());
+}
+
+fn median(mut took: Vec<Duration>) -> Duration {
+    took.sort();
+    took[took.len() / 2]
+}
+
+fn last_token(candidate: &Process) -> u64 {
+    let log = candidate.log();
+    let last = log.lines().rev().find_map(|line| line.strip_prefix("leading "));
+    last.unwrap().parse().unwrap()
+}
+
+/// Candidates for one leader key, each a process of its own.
+struct Election {
+    dir: PathBuf,
+    url: String,
+    started: u32,
+}
+
+impl Election {
+    fn new(dir: &TempDir, url: &str) -> Self {
+        Self { dir: dir.path().to_owned(), url: url.to_owned(), started: 0 }
+    }
+
+    fn candidate(&mut self) -> Process {
+        self.started += 1;
+        start_candidate(&self.dir, &format!("candidate-{}", self.started), &self.url)
+    }
+}
+
+/// Runs [`candidate_process`] in a process of its own.
+fn start_candidate(dir: &Path, id: &str, url: &str) -> Process {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", "election::candidate_process", "--ignored", "--nocapture"])
+        .env("LBCTL_TEST_CANDIDATE_ID", id)
+        .env("LBCTL_TEST_CANDIDATE_STORE", url);
+    Process::start(id, dir, &mut command)
+}
+
+/// Stands until SIGTERM and says how it stands, a line each: `leading TOKEN`, `lost TOKEN`,
+/// `following ID`. It also writes as a leader all the time, with the last leadership it had, lost or
+/// not, and says `refused TOKEN` when the store no longer lets it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a process for the other tests"]
+async fn candidate_process() {
+    let Ok(id) = std::env::var("LBCTL_TEST_CANDIDATE_ID") else { return };
+    let url: StoreUrl = std::env::var("LBCTL_TEST_CANDIDATE_STORE").unwrap().parse().unwrap();
+    let mut terminate = signal(SignalKind::terminate()).unwrap();
+    let store = store::open(&url).await.unwrap();
+    let options = Options { name: "test".parse().unwrap(), id: id.parse().unwrap(), ttl: TTL };
+    let candidate = Candidate::start(store.clone(), options);
+    tokio::select! {
+        _ = terminate.recv() => candidate.resign().await,
+        () = stand(&candidate) => {}
+        () = write(&candidate, &store) => {}
+    }
+}
+
+async fn stand(candidate: &Candidate) {
+    let mut standing = candidate.standing();
+    let mut led: Option<Leadership> = None;
+    loop {
+        let now = standing.borrow_and_update().clone();
+        if let Some(led) = led.take() {
+            assert!(led.lost.is_cancelled());
+            say(&format!("lost {}", led.token.0));
+        }
+        match now {
+            Standing::Leader(leadership) => {
+                say(&format!("leading {}", leadership.token.0));
+                led = Some(leadership);
+            }
+            Standing::Follower { leader: Some(leader) } => say(&format!("following {leader}")),
+            Standing::Follower { leader: None } => {}
+        }
+        standing.changed().await.unwrap();
+    }
+}
+
+async fn write(candidate: &Candidate, store: &SharedStore) {
+    let mut led: Option<Leadership> = None;
+    loop {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        led = candidate.leadership().or(led);
+        let Some(leadership) = &led else { continue };
+        let token = leadership.token.0;
+        let txn = Txn::new().put("written".parse().unwrap(), token.to_string());
+        if let Ok(Commit::Conflict) = leadership.commit(&**store, txn).await {
+            say(&format!("refused {token}"));
+            led = None;
+        }
+    }
+}
+
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").unwrap();
+    out.flush().unwrap();
+}
