@@ -271,3 +271,90 @@ async fn cut(link: &mut watch::Receiver<Link>, seen: u64) {
         std::future::pending::<()>().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{MemoryStore, Mirror};
+
+    fn harsh() -> Faults {
+        let max_delay = Duration::from_millis(20);
+        Faults { refuse: 0.2, delay: 0.3, max_delay, lose_answer: 0.2, cut_watch: 0.2 }
+    }
+
+    fn key(number: u32) -> Key {
+        format!("k/{number:03}").parse().unwrap()
+    }
+
+    async fn put(store: &impl Store, number: u32) -> Option<ErrorKind> {
+        store.commit(Txn::new().put(key(number), "v")).await.err().map(|error| error.kind())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_commit_is_absent_and_a_lost_one_is_there() {
+        let store = MemoryStore::new();
+        let faulty = Faulty::new(store.clone(), 1);
+        faulty.set_faults(harsh());
+        let mut seen = std::collections::BTreeSet::new();
+        for number in 0..100 {
+            let failure = put(&faulty, number).await;
+            let there = store.get(&key(number)).await.unwrap().is_some();
+            assert_eq!(there, failure != Some(ErrorKind::Unavailable), "{number}: {failure:?}");
+            seen.insert(failure.map(ErrorKind::as_str));
+        }
+        assert_eq!(seen.len(), 3, "{seen:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_seed_decides_all_that_fails() {
+        async fn failures(seed: u64) -> Vec<(Option<ErrorKind>, Duration)> {
+            let started = tokio::time::Instant::now();
+            let faulty = Faulty::new(MemoryStore::new(), seed);
+            faulty.set_faults(harsh());
+            let mut failures = Vec::new();
+            for number in 0..50 {
+                failures.push((put(&faulty, number).await, started.elapsed()));
+            }
+            failures
+        }
+        assert_eq!(failures(5).await, failures(5).await);
+        assert_ne!(failures(5).await, failures(6).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_is_cut_again_and_again_ends_up_right() {
+        let store = MemoryStore::new();
+        let faulty = Faulty::new(store.clone(), 2);
+        let mut mirror = Mirror::new(faulty.watch(&Prefix::root()).await.unwrap());
+        faulty.set_faults(harsh());
+        let (mut breaks, mut resets) = (0, 0);
+        for number in 0..100 {
+            assert_eq!(put(&store, number).await, None);
+            while !mirror.entries().contains_key(&key(number)) {
+                match mirror.changed().await {
+                    WatchEvent::Interrupted(_) => breaks += 1,
+                    WatchEvent::Reset(_) => resets += 1,
+                    WatchEvent::Changed(_) => {}
+                }
+            }
+        }
+        assert!(breaks > 10 && resets >= breaks, "{breaks} breaks, {resets} resets");
+        assert_eq!(mirror.entries().len(), 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn offline_refuses_and_online_heals() {
+        let faulty = Faulty::new(MemoryStore::new(), 3);
+        let mut mirror = Mirror::new(faulty.watch(&Prefix::root()).await.unwrap());
+        mirror.ready().await;
+        faulty.set_offline(true);
+        assert_eq!(put(&faulty, 1).await, Some(ErrorKind::Unavailable));
+        assert!(matches!(mirror.changed().await, WatchEvent::Interrupted(_)));
+        let silence = tokio::time::timeout(Duration::from_secs(60), mirror.changed()).await;
+        assert!(silence.is_err(), "{silence:?}");
+        faulty.set_offline(false);
+        assert_eq!(put(&faulty, 2).await, None);
+        assert!(matches!(mirror.changed().await, WatchEvent::Reset(_)));
+        assert!(mirror.stale().is_none());
+    }
+}

@@ -4,8 +4,9 @@ use tokio::sync::mpsc::Sender;
 
 use super::data::{self, Logged, Stored};
 use super::database::Database;
-use super::failure::{Failure, Outcome};
-use crate::store::{Change, Entry, Error, Key, LeaseId, Listing, Prefix, Revision, WatchEvent};
+use super::failure::Outcome;
+use super::keys::KeyScope;
+use crate::store::{Change, Error, Prefix, WatchEvent};
 
 /// Who watches, and how far everybody has come.
 #[derive(Debug, Default)]
@@ -207,52 +208,4 @@ impl Logged {
             Self::Delete { revision, .. } => *revision,
         }
     }
-}
-
-/// Turns stored keys, with the store's prefix, into keys without it, and back.
-#[derive(Debug, Clone)]
-pub(super) struct KeyScope(pub(super) Prefix);
-
-impl KeyScope {
-    pub(super) fn stored_key(&self, key: &Key) -> String {
-        format!("{}{key}", self.0.start())
-    }
-
-    /// The whole prefix behind the store's own.
-    pub(super) fn stored_prefix(&self, prefix: &Prefix) -> Prefix {
-        Prefix::of([self.0.as_str(), prefix.as_str()].into_iter().filter(|part| !part.is_empty()))
-    }
-
-    pub(super) fn entry(&self, stored: Stored) -> Outcome<Entry> {
-        Ok(Entry {
-            key: self.key(&stored.key)?,
-            value: stored.value,
-            created: revision(stored.created),
-            modified: revision(stored.modified),
-            lease: stored.lease.map(|id| LeaseId(id.unsigned_abs())),
-        })
-    }
-
-    pub(super) fn listing(&self, head: i64, stored: Vec<Stored>) -> Outcome<Listing> {
-        let entries = stored.into_iter().map(|s| self.entry(s)).collect::<Outcome<_>>()?;
-        Ok(Listing { revision: revision(head), entries })
-    }
-
-    fn change(&self, logged: &Logged) -> Outcome<Change> {
-        Ok(match logged {
-            Logged::Put(stored) => Change::Put(self.entry(stored.clone())?),
-            Logged::Delete { key, revision: at } => {
-                Change::Delete { key: self.key(key)?, revision: revision(*at) }
-            }
-        })
-    }
-
-    fn key(&self, stored: &str) -> Outcome<Key> {
-        let relative = stored.strip_prefix(&self.0.start()).unwrap_or(stored);
-        relative.parse().map_err(|error| Failure::corrupt(format!("a stored key: {error}")))
-    }
-}
-
-pub(super) fn revision(stored: i64) -> Revision {
-    Revision(stored.unsigned_abs())
 }

@@ -12,6 +12,7 @@ mod database;
 mod failure;
 mod feed;
 mod file;
+mod keys;
 mod schema;
 mod worker;
 
@@ -27,7 +28,8 @@ use tokio::sync::oneshot;
 use self::data::History;
 use self::database::{Database, Scope};
 use self::failure::{Failure, NAME, Outcome};
-use self::feed::{KeyScope, State, Subscriber, revision};
+use self::feed::{State, Subscriber};
+use self::keys::{KeyScope, revision};
 use self::worker::{Job, Jobs, Worker};
 use super::{
     Commit, Entry, ErrorKind, Key, Lease, LeaseId, Listing, MAX_TTL, Prefix, Result, SqliteUrl,
