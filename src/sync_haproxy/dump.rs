@@ -20,6 +20,10 @@ fn replace(path: &Path, state: &str) -> anyhow::Result<()> {
     };
     let mut file = tempfile::NamedTempFile::new_in(folder).with_context(problem)?;
     file.write_all(state.as_bytes()).with_context(problem)?;
+    if !state.ends_with('\n') {
+        // HAProxy calls a file whose last line does not end corrupted.
+        file.write_all(b"\n").with_context(problem)?;
+    }
     // HAProxy often reads it as another user.
     let readable = std::fs::Permissions::from_mode(0o644);
     file.as_file().set_permissions(readable).with_context(problem)?;
@@ -36,9 +40,10 @@ mod tests {
     async fn the_file_is_replaced_whole_and_readable_for_all() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state");
-        for text in ["a longer first state\n", "short\n"] {
+        for text in ["a longer first state\n", "short"] {
             write(&path, text.to_owned()).await.unwrap();
-            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+            let written = std::fs::read_to_string(&path).unwrap();
+            assert_eq!(written, text.trim_end().to_owned() + "\n");
         }
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "a leftover stayed");

@@ -135,3 +135,107 @@ fn without_sessions(mut report: HaproxyReport) -> HaproxyReport {
     }
     report
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::SlotNumber;
+    use crate::sync_haproxy::feed::View;
+    use crate::sync_haproxy::pass::Look;
+    use crate::sync_haproxy::plan::Plan;
+    use crate::sync_haproxy::testing::{at, target};
+
+    fn slot(number: u32) -> SlotNumber {
+        SlotNumber::new(number).unwrap()
+    }
+
+    fn views() -> Views {
+        Views::from([("web".parse().unwrap(), View { loaded: true, ..View::default() })])
+    }
+
+    fn look(revision: u64, drift: &[u32], unplaced: &[u32], sessions: &[(u32, u64)]) -> Look {
+        let plan = Plan {
+            drift: drift.iter().copied().map(slot).collect(),
+            unplaced: unplaced.iter().copied().map(slot).collect(),
+            sessions: sessions.iter().map(|(n, count)| (slot(*n), *count)).collect(),
+            ..Plan::default()
+        };
+        Look { revision: Revision(revision), plan, refused: BTreeMap::new() }
+    }
+
+    fn pass(looks: Vec<Look>) -> Pass {
+        let process = ProcessInfo { pid: 7, version: "2.6".into(), uptime_s: 1, stopping: false };
+        let targets = looks.into_iter().map(Some).collect();
+        Pass { process, restarted: false, applied: 0, targets }
+    }
+
+    fn reporter() -> Reporter {
+        Reporter::new("lb1".parse().unwrap())
+    }
+
+    fn web(reporter: &Reporter) -> BackendReport {
+        reporter.backends()[&"web".parse().unwrap()].clone()
+    }
+
+    fn after(reporter: &mut Reporter, looks: Vec<Look>) -> BackendReport {
+        let targets = vec![target(); looks.len()];
+        reporter.passed(&pass(looks), &targets, &views());
+        web(reporter)
+    }
+
+    #[test]
+    fn the_worst_backend_of_a_table_counts_and_sessions_are_added() {
+        let looks = vec![look(9, &[], &[], &[(1, 2)]), look(8, &[2], &[], &[(1, 3)])];
+        let report = after(&mut reporter(), looks);
+        assert_eq!((report.applied, report.converged, report.drift), (Revision(0), false, 1));
+        assert_eq!(report.sessions, [(slot(1), 5)].into());
+        let looks = vec![look(9, &[], &[], &[]), look(8, &[], &[], &[])];
+        assert_eq!(after(&mut reporter(), looks).applied, Revision(8));
+    }
+
+    #[test]
+    fn drift_keeps_the_revision_that_held_before() {
+        let mut reporter = reporter();
+        after(&mut reporter, vec![look(5, &[], &[], &[])]);
+        assert_eq!(after(&mut reporter, vec![look(9, &[1], &[], &[])]).applied, Revision(5));
+        let anew = after(&mut reporter, vec![look(2, &[1], &[], &[])]);
+        assert_eq!(anew.applied, Revision(2), "a store that began anew was promised too much");
+    }
+
+    #[test]
+    fn a_slot_without_a_place_serves_nobody_and_keeps_no_other_waiting() {
+        let report = after(&mut reporter(), vec![look(9, &[4], &[4], &[])]);
+        assert_eq!((report.applied, report.converged), (Revision(9), false));
+    }
+
+    #[test]
+    fn a_haproxy_that_is_gone_for_long_has_no_process_id() {
+        let (mut reporter, start) = (reporter(), Instant::now());
+        after(&mut reporter, vec![look(9, &[], &[], &[(1, 1)])]);
+        let pid = |reporter: &mut Reporter, later: Duration| {
+            reporter.failed("no such socket", &views(), start + later);
+            let report = reporter.due(at(0), start + later).unwrap();
+            let web = &report.backends[&"web".parse().unwrap()];
+            assert_eq!((web.applied, web.converged), (Revision(9), false));
+            assert!(web.sessions.is_empty(), "old session counts stayed");
+            report.pid
+        };
+        assert_eq!(pid(&mut reporter, Duration::ZERO), Some(7));
+        assert_eq!(pid(&mut reporter, GONE_AFTER), None);
+    }
+
+    #[test]
+    fn only_news_are_written_and_session_counts_once_a_second() {
+        let (mut reporter, start) = (reporter(), Instant::now());
+        let mut due = |sessions: &[(u32, u64)], ms: u64| {
+            after(&mut reporter, vec![look(9, &[], &[], sessions)]);
+            reporter.due(at(ms.try_into().unwrap()), start + Duration::from_millis(ms)).is_some()
+        };
+        assert!(due(&[], 0));
+        assert!(!due(&[], 60_000), "the same was written again");
+        assert!(due(&[(1, 5)], 60_001), "a new drain waited");
+        assert!(!due(&[(1, 4)], 60_500));
+        assert!(due(&[(1, 3)], 61_001));
+        assert!(due(&[(1, 0)], 61_002), "the end of the sessions waited");
+    }
+}

@@ -17,4 +17,5 @@ mod serve;
 mod status;
 mod store;
 mod support;
+mod sync_commands;
 mod sync_haproxy;
