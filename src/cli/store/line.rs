@@ -101,7 +101,7 @@ pub(super) fn parse_all(text: &[u8]) -> Result<BTreeMap<Key, Vec<u8>>, Vec<Strin
 pub(super) fn preview(value: &[u8]) -> String {
     const LONGEST: usize = 60;
     let Ok(text) = std::str::from_utf8(value) else {
-        return format!("({} bytes of binary data)", value.len());
+        return format!("({} of binary data)", super::bytes(value.len()));
     };
     let mut shown = String::new();
     for c in text.chars() {

@@ -65,3 +65,8 @@ impl Args {
 fn keys(count: usize) -> String {
     format!("{count} {}", if count == 1 { "key" } else { "keys" })
 }
+
+/// `1 byte`, `2 bytes`.
+fn bytes(count: usize) -> String {
+    format!("{count} {}", if count == 1 { "byte" } else { "bytes" })
+}

@@ -36,7 +36,7 @@ impl Step {
             Self::Create { .. } => "create",
             Self::Replace { .. } => "replace",
         };
-        format!("{verb} {} ({} bytes)", self.key(), self.value().len())
+        format!("{verb} {} ({})", self.key(), super::bytes(self.value().len()))
     }
 }
 
@@ -103,7 +103,7 @@ mod tests {
         let steps: Vec<String> = plan(wanted, &old).iter().map(Step::describe).collect();
         assert_eq!(
             steps,
-            ["replace leased (1 bytes)", "create new (1 bytes)", "replace other (1 bytes)"]
+            ["replace leased (1 byte)", "create new (1 byte)", "replace other (1 byte)"]
         );
     }
 

@@ -55,7 +55,8 @@ impl Args {
                 return Err(taken(&key));
             }
             let verb = if present { "replace" } else { "create" };
-            return output::print(&format!("would {verb} {key} ({} bytes)\n", value.len()));
+            let bytes = super::bytes(value.len());
+            return output::print(&format!("would {verb} {key} ({bytes})\n"));
         }
         match ttl {
             None => commit(store, &key, txn, None).await,

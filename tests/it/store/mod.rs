@@ -1,5 +1,6 @@
 //! Every store, against the one conformance suite and its own tests.
 
+mod cli;
 mod conformance;
 mod etcd;
 mod memory;

@@ -6,7 +6,7 @@ use lbctl::store::{ErrorKind, Txn};
 
 use super::store;
 use crate::store::conformance::{Observer, get, key, put};
-use crate::support::etcd::{Etcd, Options};
+use crate::support::etcd::{Etcd, Options, PASSWORD, USER};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn works_with_every_kind_of_login() {
@@ -46,4 +46,24 @@ async fn a_wrong_login_is_denied_with_a_hint() {
         let commit = store(&url).await.commit(Txn::new().put(key("a"), "1")).await;
         assert_eq!(commit.unwrap_err().kind(), ErrorKind::Denied, "{url}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_ends_is_renewed() {
+    let options = Options { password: true, ..Options::default() };
+    let Some(etcd) = Etcd::start_with(1, options) else { return };
+    let store = store(&etcd.url("lbctl")).await;
+    let mut observer = Observer::ready(&store, "").await;
+    put(&store, "k", "1").await;
+    let mut root = etcd.client().await;
+    // Ends every login of the user, as does the end of a token's time.
+    root.user_change_password(USER, PASSWORD).await.unwrap();
+    put(&store, "k", "2").await;
+    let lease = store.grant(Duration::from_secs(5)).await.unwrap();
+    etcd.client().await.user_change_password(USER, PASSWORD).await.unwrap();
+    store.keep_alive(lease.id).await.unwrap();
+    // Makes every login older than the rights.
+    etcd.client().await.role_add("some").await.unwrap();
+    put(&store, "k", "3").await;
+    observer.catch_up(&store).await;
 }
