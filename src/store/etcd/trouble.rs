@@ -97,6 +97,9 @@ fn of_status(status: &Status) -> Trouble {
         return trouble;
     }
     let connecting = sources(status).any(|source| source.is::<ConnectError>());
+    // hyper says so only of requests that never left its queue for the connection.
+    let never_sent =
+        sources(status).any(|source| source.downcast_ref().is_some_and(hyper::Error::is_canceled));
     let about_tls = text.to_lowercase().contains("certificate");
     match status.code() {
         // The TLS handshake comes before the request.
@@ -110,6 +113,7 @@ fn of_status(status: &Status) -> Trouble {
         _ if connecting => {
             Trouble { unreachable: true, reconnect: true, ..Trouble::not_applied(text) }
         }
+        _ if never_sent => Trouble { reconnect: true, ..Trouble::not_applied(text) },
         Code::Unauthenticated => Trouble::refused(ErrorKind::Denied, text, Some(LOGIN_HINT)),
         Code::PermissionDenied => Trouble::refused(ErrorKind::Denied, text, Some(RIGHTS_HINT)),
         Code::Unimplemented => Trouble::refused(ErrorKind::Unsupported, text, None),
