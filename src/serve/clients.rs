@@ -1,17 +1,19 @@
 //! Who is connected to this server.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
-/// How often [`Clients::settled`] looks, and how long nobody must have come or gone for it.
-const QUIET: Duration = Duration::from_millis(4);
+/// How often [`Clients::settled`] looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// The connections of one server; clones share it.
 ///
@@ -33,10 +35,27 @@ struct State {
     undecided: BTreeSet<u64>,
     /// Ordered as they are shown. The id keeps two connections apart that a proxy says are from
     /// one address.
-    members: BTreeSet<(Box<str>, u64)>,
+    members: BTreeMap<(Box<str>, u64), Weak<Line>>,
     /// The first two lines of `WHO` for these members; made when asked for, shared by all who ask.
     listing: Option<Bytes>,
-    changed: Instant,
+}
+
+/// A connection's socket.
+#[derive(Debug)]
+pub struct Line {
+    pub stream: TcpStream,
+    /// Commands are being answered, so that its end is not looked at now.
+    answering: AtomicBool,
+}
+
+impl Line {
+    pub fn new(stream: TcpStream) -> Self {
+        Self { stream, answering: AtomicBool::new(false) }
+    }
+
+    pub fn set_answering(&self, answering: bool) {
+        self.answering.store(answering, Ordering::Release);
+    }
 }
 
 /// What `WHO` says of this server alone.
@@ -53,9 +72,8 @@ impl Clients {
             connections: 0,
             last_id: 0,
             undecided: BTreeSet::new(),
-            members: BTreeSet::new(),
+            members: BTreeMap::new(),
             listing: None,
-            changed: Instant::now(),
         };
         Self(Arc::new(Shared { state: Mutex::new(state), count: watch::Sender::new(0) }))
     }
@@ -70,7 +88,6 @@ impl Clients {
         state.last_id += 1;
         let id = state.last_id;
         state.undecided.insert(id);
-        state.changed = Instant::now();
         Some(Seat { shared: self.0.clone(), id, shown: None, excused: false })
     }
 
@@ -88,16 +105,43 @@ impl Clients {
         Listing { lines, count }
     }
 
-    /// Waits until everybody who came before this call is decided on and has been seen to go if
-    /// gone, so that a listing right after a thousand connects or disconnects is exact. Never
-    /// longer than `limit`; not at all on a quiet server.
+    /// Waits until everybody who came before this call is decided on, and everybody who left before
+    /// it is out of the listing, so that `WHO` right after a thousand connects or disconnects is
+    /// exact. Never longer than `limit`; on a quiet server not at all.
     pub async fn settled(&self, limit: Duration) {
-        let asked = Instant::now();
         let last_id = self.0.lock().last_id;
-        while !self.0.lock().is_settled(last_id, asked) && asked.elapsed() < limit {
-            tokio::time::sleep(QUIET).await;
+        let decided = async {
+            while self.0.lock().has_undecided(last_id) {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            let mut leaving = going(self.0.lock().idle());
+            while !leaving.is_empty() {
+                tokio::time::sleep(LOOK_AGAIN).await;
+                leaving.retain(|line| line.strong_count() > 0);
+            }
+        };
+        if tokio::time::timeout(limit, decided).await.is_err() {
+            tracing::debug!(?limit, "somebody is still coming or going");
         }
     }
+}
+
+/// The lines that the other side has closed, which their own tasks have not noticed yet: the
+/// kernel knows it at once, a busy runtime some milliseconds later.
+fn going(lines: Vec<Arc<Line>>) -> Vec<Weak<Line>> {
+    let closed = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+    let mut polled: Vec<PollFd<'_>> =
+        lines.iter().map(|line| PollFd::new(&line.stream, PollFlags::RDHUP)).collect();
+    match poll(&mut polled, Some(&Timespec::default())) {
+        Ok(0) => return Vec::new(),
+        Ok(_) => {}
+        Err(error) => {
+            tracing::debug!(%error, "cannot look at the connections");
+            return Vec::new();
+        }
+    }
+    let gone = polled.iter().zip(&lines).filter(|(fd, _)| fd.revents().intersects(closed));
+    gone.map(|(_, line)| Arc::downgrade(line)).collect()
 }
 
 impl Shared {
@@ -107,18 +151,22 @@ impl Shared {
 }
 
 impl State {
-    /// Later comings and goings do not hold the answer up, or a busy server would never answer.
-    fn is_settled(&self, last_id: u64, asked: Instant) -> bool {
-        let decided = self.undecided.first().is_none_or(|first| *first > last_id);
-        decided && (self.changed.elapsed() >= QUIET || asked.elapsed() >= QUIET * 8)
+    /// Later arrivals do not hold an answer up, or a busy server would never give one.
+    fn has_undecided(&self, last_id: u64) -> bool {
+        self.undecided.first().is_some_and(|first| *first <= last_id)
+    }
+
+    fn idle(&self) -> Vec<Arc<Line>> {
+        let lines = self.members.values().filter_map(Weak::upgrade);
+        lines.filter(|line| !line.answering.load(Ordering::Acquire)).collect()
     }
 }
 
-fn lines_of(members: &BTreeSet<(Box<str>, u64)>) -> Bytes {
-    let len: usize = members.iter().map(|(address, _)| address.len() + 4).sum();
+fn lines_of(members: &BTreeMap<(Box<str>, u64), Weak<Line>>) -> Bytes {
+    let len: usize = members.keys().map(|(address, _)| address.len() + 4).sum();
     let mut text = String::with_capacity(len + 128);
     text.push_str("IP:PORT of clients connected to this server: {");
-    for (index, (address, _)) in members.iter().enumerate() {
+    for (index, (address, _)) in members.keys().enumerate() {
         let comma = if index == 0 { "" } else { ", " };
         // Writing to a String cannot fail.
         _ = write!(text, "{comma}'{address}'");
@@ -140,7 +188,7 @@ pub struct Seat {
 
 impl Seat {
     /// It is a client from now on, unless that was decided before.
-    pub fn join(&mut self, address: SocketAddr) {
+    pub fn join(&mut self, address: SocketAddr, line: &Arc<Line>) {
         if self.is_decided() {
             return;
         }
@@ -148,7 +196,7 @@ impl Seat {
         let text: Box<str> = canonical.to_string().into();
         let mut state = self.shared.lock();
         state.undecided.remove(&self.id);
-        state.members.insert((text.clone(), self.id));
+        state.members.insert((text.clone(), self.id), Arc::downgrade(line));
         self.shown = Some(text);
         self.shared.changed(state);
     }
@@ -170,12 +218,9 @@ impl Drop for Seat {
         let mut state = self.shared.lock();
         state.connections -= 1;
         state.undecided.remove(&self.id);
-        match self.shown.take() {
-            Some(address) => {
-                state.members.remove(&(address, self.id));
-                self.shared.changed(state);
-            }
-            None => state.changed = Instant::now(),
+        if let Some(address) = self.shown.take() {
+            state.members.remove(&(address, self.id));
+            self.shared.changed(state);
         }
     }
 }
@@ -184,7 +229,6 @@ impl Shared {
     /// The count is sent under the lock, so that the last one sent is the last one true.
     fn changed(&self, mut state: MutexGuard<'_, State>) {
         state.listing = None;
-        state.changed = Instant::now();
         self.count.send_replace(state.members.len());
     }
 }
@@ -199,6 +243,16 @@ mod tests {
         format!("127.0.0.1:{n}").parse().unwrap()
     }
 
+    /// A line whose socket does not matter.
+    fn line() -> Arc<Line> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        let _entered = runtime.enter();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        Arc::new(Line::new(TcpStream::from_std(stream).unwrap()))
+    }
+
     fn shown(clients: &Clients) -> String {
         String::from_utf8(clients.listing().lines.to_vec()).unwrap()
     }
@@ -207,9 +261,10 @@ mod tests {
     fn the_listing_is_the_original_server_s_with_its_entries_sorted() {
         let clients = Clients::new();
         let mut seats: Vec<Seat> = (0..3).map(|_| clients.admit(9).unwrap()).collect();
-        seats[0].join(address(5001));
-        seats[1].join("[::1]:7".parse().unwrap());
-        seats[2].join("[::ffff:127.0.0.1]:40000".parse().unwrap());
+        let line = line();
+        seats[0].join(address(5001), &line);
+        seats[1].join("[::1]:7".parse().unwrap(), &line);
+        seats[2].join("[::ffff:127.0.0.1]:40000".parse().unwrap(), &line);
         assert_eq!(
             shown(&clients),
             "IP:PORT of clients connected to this server: \
@@ -234,33 +289,55 @@ mod tests {
     fn two_connections_said_to_be_from_one_address_are_two_clients() {
         let clients = Clients::new();
         let mut seats = [clients.admit(9).unwrap(), clients.admit(9).unwrap()];
-        seats.iter_mut().for_each(|seat| seat.join(address(1)));
+        let line = line();
+        seats.iter_mut().for_each(|seat| seat.join(address(1), &line));
         assert_eq!(*clients.count().borrow(), 2);
         let [first, _second] = seats;
         drop(first);
         assert!(shown(&clients).contains("{'127.0.0.1:1'}"));
     }
 
+    /// How long settling takes.
+    async fn settling(clients: &Clients, limit: Duration) -> Duration {
+        let start = tokio::time::Instant::now();
+        clients.settled(limit).await;
+        start.elapsed()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn settling_waits_for_the_undecided_but_not_for_later_ones_nor_for_ever() {
-        let clients = Clients::new();
-        let limit = Duration::from_millis(300);
-        let time = async |clients: &Clients| {
-            let start = Instant::now();
-            clients.settled(limit).await;
-            start.elapsed()
-        };
-        tokio::time::advance(QUIET).await;
-        assert_eq!(time(&clients).await, Duration::ZERO);
+        let (clients, limit) = (Clients::new(), Duration::from_millis(300));
+        assert_eq!(settling(&clients, limit).await, Duration::ZERO);
         let mut seat = clients.admit(9).unwrap();
-        assert!(time(&clients).await >= limit);
-        let (waited, _later) = tokio::join!(time(&clients), async {
-            tokio::time::sleep(QUIET * 10).await;
+        assert!(settling(&clients, limit).await >= limit);
+        let (waited, _later) = tokio::join!(settling(&clients, limit), async {
+            tokio::time::sleep(limit / 2).await;
             let later = clients.admit(9).unwrap();
-            seat.join(address(1));
+            seat.excuse();
             later
         });
-        assert!(waited >= QUIET * 10 && waited < limit, "{waited:?}");
+        assert!(waited >= limit / 2 && waited < limit, "{waited:?}");
+    }
+
+    #[tokio::test]
+    async fn settling_waits_for_who_has_closed_unless_they_are_being_answered() {
+        let (clients, limit) = (Clients::new(), Duration::from_millis(200));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let line = Arc::new(Line::new(listener.accept().await.unwrap().0));
+        let mut seat = clients.admit(9).unwrap();
+        seat.join(address(1), &line);
+        assert!(settling(&clients, limit).await < limit);
+        drop(far);
+        assert!(settling(&clients, limit).await >= limit);
+        line.set_answering(true);
+        assert!(settling(&clients, limit).await < limit);
+        line.set_answering(false);
+        let (waited, ()) = tokio::join!(settling(&clients, limit * 50), async {
+            tokio::time::sleep(limit / 4).await;
+            drop((seat, line));
+        });
+        assert!(waited < limit * 50, "{waited:?}");
     }
 
     proptest! {
@@ -268,7 +345,7 @@ mod tests {
         fn the_count_is_always_the_number_of_clients(
             steps in proptest::collection::vec((0u8..4, any::<prop::sample::Index>()), 0..60),
         ) {
-            let clients = Clients::new();
+            let (clients, line) = (Clients::new(), line());
             let mut seats: Vec<Seat> = Vec::new();
             for (step, which) in steps {
                 if step == 0 || seats.is_empty() {
@@ -277,7 +354,7 @@ mod tests {
                 }
                 let at = which.index(seats.len());
                 match step {
-                    1 => seats[at].join(address(1)),
+                    1 => seats[at].join(address(1), &line),
                     2 => seats[at].excuse(),
                     _ => drop(seats.swap_remove(at)),
                 }

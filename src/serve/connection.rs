@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::clients::Seat;
+use super::clients::{Line, Seat};
 use super::protocol::{Command, Framer};
 use super::proxy::{self, Header, Source};
 use super::server::Shared;
@@ -47,8 +47,9 @@ pub(super) async fn serve(
 ) -> Result<()> {
     // Replies are one write each, so waiting to fill a packet gains nothing.
     stream.set_nodelay(true)?;
+    let line = Arc::new(Line::new(stream));
     let mut connection =
-        Connection { shared, stream, peer, seat, framer: Framer::default(), out: Vec::new() };
+        Connection { shared, line, peer, seat, framer: Framer::default(), out: Vec::new() };
     if connection.shared.proxy_protocol && Box::pin(connection.header()).await?.is_break() {
         return Ok(());
     }
@@ -68,9 +69,10 @@ pub(super) async fn refuse(stream: TcpStream, sentence: &str) {
 
 struct Connection {
     shared: Arc<Shared>,
-    stream: TcpStream,
-    peer: SocketAddr,
+    /// Dropped after the seat, so that who is out of the listing is seen to be gone.
     seat: Seat,
+    line: Arc<Line>,
+    peer: SocketAddr,
     framer: Framer,
     out: Vec<u8>,
 }
@@ -90,7 +92,7 @@ impl Connection {
                         Source::Local => self.seat.excuse(),
                     }
                     if start.len() > len {
-                        self.seat.join(self.peer);
+                        self.seat.join(self.peer, &self.line);
                     }
                     let commands = self.framed(&start[len..]);
                     return self.answer_all(commands).await;
@@ -98,7 +100,7 @@ impl Connection {
                 Header::Invalid(problem) => return self.no_header(&problem).await,
             }
             let mut chunk = [0; 256];
-            let len = match timeout_at(deadline, read(&self.stream, &mut chunk)).await {
+            let len = match timeout_at(deadline, read(&self.line.stream, &mut chunk)).await {
                 Ok(len) => len?,
                 Err(_elapsed) => return self.no_header("it did not come in time").await,
             };
@@ -112,8 +114,8 @@ impl Connection {
     async fn no_header(&self, problem: &str) -> Result<ControlFlow<()>> {
         self.shared.metrics.refused_header.increment(1);
         let text = format!("a PROXY protocol header is needed: {problem}\n");
-        write(&self.stream, text.as_bytes()).await?;
-        linger_briefly(&self.stream).await;
+        write(&self.line.stream, text.as_bytes()).await?;
+        linger_briefly(&self.line.stream).await;
         Err(Error::new(ErrorKind::InvalidData, text))
     }
 
@@ -139,10 +141,10 @@ impl Connection {
     /// none.
     fn pull(&mut self) -> Result<Pulled> {
         let mut chunk = [0; 1024];
-        match self.stream.try_read(&mut chunk) {
+        match self.line.stream.try_read(&mut chunk) {
             Ok(0) => Ok(Pulled::End),
             Ok(len) => {
-                self.seat.join(self.peer);
+                self.seat.join(self.peer, &self.line);
                 Ok(Pulled::Commands(self.framed(&chunk[..len])))
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Pulled::Nothing),
@@ -159,16 +161,16 @@ impl Connection {
     /// Waits for bytes; answers why there will be none.
     async fn readable(&mut self) -> Result<Option<String>> {
         if !self.seat.is_decided() {
-            match timeout(PROBE_TIME, self.stream.readable()).await {
+            match timeout(PROBE_TIME, self.line.stream.readable()).await {
                 Ok(ready) => return ready.map(|()| None),
-                Err(_elapsed) => self.seat.join(self.peer),
+                Err(_elapsed) => self.seat.join(self.peer, &self.line),
             }
         }
         let idle = self.shared.limits.idle_timeout;
         if idle.is_zero() {
-            return self.stream.readable().await.map(|()| None);
+            return self.line.stream.readable().await.map(|()| None);
         }
-        match timeout(idle, self.stream.readable()).await {
+        match timeout(idle, self.line.stream.readable()).await {
             Ok(ready) => ready.map(|()| None),
             Err(_elapsed) => Ok(Some(format!(
                 "closed: nothing came for {}\n",
@@ -180,19 +182,22 @@ impl Connection {
     /// Answers commands in order, and breaks after one that ends the connection.
     async fn answer_all(&mut self, commands: Vec<Command>) -> Result<ControlFlow<()>> {
         let last = commands.last().is_some_and(|command| command.ends());
+        self.line.set_answering(true);
         for command in commands {
             self.answer(command).await?;
         }
         self.flush().await?;
+        self.line.set_answering(false);
         if !last {
             return Ok(ControlFlow::Continue(()));
         }
-        linger_briefly(&self.stream).await;
+        linger_briefly(&self.line.stream).await;
         Ok(ControlFlow::Break(()))
     }
 
     async fn finish(&mut self) -> Result<()> {
         if let Some(command) = self.framer.finish() {
+            self.line.set_answering(true);
             self.answer(command).await?;
         }
         self.flush().await
@@ -222,17 +227,17 @@ impl Connection {
             return Ok(());
         }
         self.flush().await?;
-        write(&self.stream, &bytes).await
+        write(&self.line.stream, &bytes).await
     }
 
     async fn flush(&mut self) -> Result<()> {
         let out = std::mem::take(&mut self.out);
-        write(&self.stream, &out).await
+        write(&self.line.stream, &out).await
     }
 
     async fn close_with(&mut self, sentence: &str) -> Result<()> {
-        write(&self.stream, sentence.as_bytes()).await?;
-        linger_briefly(&self.stream).await;
+        write(&self.line.stream, sentence.as_bytes()).await?;
+        linger_briefly(&self.line.stream).await;
         Ok(())
     }
 }

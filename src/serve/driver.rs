@@ -34,6 +34,7 @@ const PACE: Duration = Duration::from_millis(25);
 pub(super) async fn serve(settings: Settings, context: Context) -> CommandResult {
     raise_file_limit(settings.limits.max_clients);
     let listener = server::listen(&settings.host, settings.port).await?;
+    let listener = Arc::new(listener);
     let listening = listener.local_addr()?;
     let instance = uuid::Uuid::new_v4();
     let id = settings.id.clone().unwrap_or_else(|| instance.into());
@@ -54,6 +55,7 @@ pub(super) async fn serve(settings: Settings, context: Context) -> CommandResult
         limits: settings.limits.clone(),
         proxy_protocol: settings.proxy_protocol,
         metrics: Metrics::new(),
+        listener: Arc::downgrade(&listener),
     });
     let own = keys::serving(&id, instance);
     let registered = watch::Sender::new(RegistrarState::Starting);
@@ -74,7 +76,7 @@ struct Links {
 
 async fn run(
     server: Server,
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     links: impl Future<Output = Links>,
     context: &Context,
 ) {

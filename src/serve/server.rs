@@ -1,11 +1,12 @@
 //! The listening socket, and what all connections share.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use metrics::{Counter, counter, describe_counter, describe_gauge, gauge};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -34,16 +35,38 @@ pub struct Shared {
     pub limits: Limits,
     pub proxy_protocol: bool,
     pub metrics: Metrics,
+    /// Gone once the server no longer accepts.
+    pub listener: Weak<TcpListener>,
 }
 
 impl Shared {
     /// The reply to `WHO`: this server's two lines, then the cluster's.
     pub async fn who(&self) -> (Bytes, String) {
+        self.accepted().await;
         self.clients.settled(PROBE_TIME + PROBE_TIME / 5).await;
         let listing = self.clients.listing();
         let all = self.others.borrow().line(listing.count);
         (listing.lines, all)
     }
+}
+
+impl Shared {
+    /// Waits until the kernel has no connection ready that was not accepted, for a while: without
+    /// file descriptors left, that would be for ever.
+    async fn accepted(&self) {
+        for _ in 0..50 {
+            match self.listener.upgrade() {
+                Some(listener) if is_readable(&listener) => {}
+                _ => return,
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+fn is_readable(listener: &TcpListener) -> bool {
+    let mut polled = [PollFd::new(listener, PollFlags::IN)];
+    poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
 /// Handles of the counters, looked up once.
@@ -127,7 +150,7 @@ impl Server {
     }
 
     /// Accepts until `stop` is cancelled, then closes the listening socket.
-    pub async fn accept(&self, listener: TcpListener, stop: &CancellationToken) {
+    pub async fn accept(&self, listener: Arc<TcpListener>, stop: &CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
         let mut health = Health::new("accepting connections");
         loop {

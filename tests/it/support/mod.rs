@@ -5,6 +5,7 @@ pub mod etcd;
 pub mod haproxy;
 pub mod process;
 pub mod proxy;
+pub mod world;
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 pub use process::Process;
 pub use proxy::Proxy;
+pub use world::World;
 
 /// How long a condition may take before a test fails: far over what it needs, so that a busy
 /// machine does not fail it.

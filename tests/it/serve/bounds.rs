@@ -1,0 +1,114 @@
+use std::io::{ErrorKind, Write as _};
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::tempdir;
+
+use super::{Client, Server};
+use crate::support::{eventually, lbctl};
+
+#[test]
+fn a_client_too_many_is_told_so_and_a_place_is_free_again() {
+    let dir = tempdir().unwrap();
+    let server = Server::alone(dir.path(), &["--max-clients", "2"]);
+    let mut clients = [server.connect(), server.connect()];
+    clients.iter_mut().for_each(|client| assert_eq!(client.ask("WHY"), "42\n"));
+    let mut refused = server.connect();
+    refused.send("WHY\n");
+    assert_eq!(refused.rest(), "too many clients: at most 2, try again later\n");
+    drop(clients);
+    eventually("a free place", || {
+        let mut client = server.connect();
+        client.send("WHY\nQUIT\n");
+        (client.rest() == "42\n").then_some(())
+    });
+}
+
+#[test]
+fn an_idle_client_is_closed_and_a_busy_one_is_not() {
+    let dir = tempdir().unwrap();
+    let server = Server::alone(dir.path(), &["--idle-timeout", "1s"]);
+    let (mut busy, mut idle) = (server.connect(), server.connect());
+    assert_eq!(idle.ask("WHY"), "42\n");
+    idle.stream.set_nonblocking(true).unwrap();
+    let mut chunk = [0; 64];
+    let len = eventually("the idle client to be closed", || {
+        assert_eq!(busy.ask("WHY"), "42\n");
+        match std::io::Read::read(&mut idle.stream, &mut chunk) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+            read => Some(read.unwrap()),
+        }
+    });
+    assert_eq!(&chunk[..len], b"closed: nothing came for 1s\n");
+    assert_eq!(busy.ask("WHY"), "42\n");
+}
+
+#[test]
+fn a_client_that_does_not_read_is_held_back_and_gets_every_reply_in_the_end() {
+    let dir = tempdir().unwrap();
+    let server = Server::alone(dir.path(), &[]);
+    let mut client = server.connect();
+    client.stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+    let chunk = "WHY\n".repeat(1024);
+    let mut sent = 0;
+    let blocked = loop {
+        match client.stream.write(chunk.as_bytes()) {
+            Ok(len) => sent += len,
+            Err(error) => break error.kind(),
+        }
+        assert!(sent < 256 << 20, "the server reads on although nobody reads its replies");
+    };
+    assert_eq!(blocked, ErrorKind::WouldBlock);
+    assert_eq!(server.connect().ask("WHY"), "42\n");
+    client.half_close();
+    let replies = client.rest();
+    let unended = usize::from(sent % 4 > 0);
+    assert_eq!(replies.matches("42\n").count(), sent / 4 + unended * usize::from(sent % 4 == 3));
+}
+
+#[test]
+fn running_out_of_file_descriptors_is_survived() {
+    let dir = tempdir().unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 40; exec \"$0\" \"$@\""]).arg(lbctl());
+    command.args(["serve", "--store", "memory:"]);
+    let mut server = Server::of(dir.path(), "few-files", &mut command, &[]);
+    let mut first = server.connect();
+    let others: Vec<Client> = (0..60).map(|_| server.connect()).collect();
+    server.process.wait_for_log("accepting connections is failing");
+    assert_eq!(first.ask("WHY"), "42\n");
+    drop(others);
+    assert_eq!(server.connect().ask("WHY"), "42\n");
+    server.process.wait_for_log("accepting connections has recovered");
+}
+
+#[test]
+fn the_numbers_are_exact_right_after_a_thousand_come_and_go() {
+    let dir = tempdir().unwrap();
+    let server = Server::alone(dir.path(), &[]);
+    let mut asking = server.connect();
+    assert_eq!(asking.who().here, 1);
+    for _ in 0..3 {
+        let crowd: Vec<Client> = (0..1000).map(|_| server.connect()).collect();
+        let who = asking.who();
+        assert_eq!((who.here, who.clients.len(), &*who.all), (1001, 1001, "1001"));
+        drop(crowd);
+        let who = asking.who();
+        assert_eq!((who.here, &*who.all), (1, "1"));
+    }
+}
+
+#[test]
+fn health_probes_are_not_clients() {
+    let dir = tempdir().unwrap();
+    let server = Server::alone(dir.path(), &[]);
+    let mut asking = server.connect();
+    assert_eq!(asking.who().here, 1);
+    for _ in 0..100 {
+        drop(server.connect());
+        assert_eq!(asking.who().here, 1);
+    }
+    // A client that only watches is one, once it has stayed.
+    let watching = server.connect();
+    assert!(asking.who().clients.contains(&watching.address()));
+}

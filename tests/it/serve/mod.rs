@@ -1,0 +1,10 @@
+//! `lbctl serve` as clients, load balancers and supervisors meet it.
+
+mod bounds;
+mod client;
+mod cluster;
+mod protocol;
+mod proxy;
+mod stop;
+
+pub use client::{Client, Server};

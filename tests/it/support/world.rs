@@ -1,0 +1,129 @@
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lbctl::model::{Endpoint, Registration, SlotNumber, SlotRecord, SlotState, Timestamp, keys};
+use lbctl::store::{Commit, Key, Prefix, Revision, SharedStore, Txn, open};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use super::etcd::Etcd;
+use super::{Process, eventually, lbctl};
+
+/// A store of a test's own, with processes of lbctl on it and a handle to look at it.
+pub struct World {
+    pub dir: TempDir,
+    pub url: String,
+    pub store: SharedStore,
+    runtime: Runtime,
+    _etcd: Option<Arc<Etcd>>,
+}
+
+impl World {
+    /// On a database file.
+    pub fn sqlite() -> Self {
+        let dir = TempDir::with_prefix("lbctl-test-").unwrap();
+        let url = format!("sqlite:{}", dir.path().join("lbctl.db").display());
+        Self::at(dir, url, None)
+    }
+
+    /// On the etcd that all tests share; `None` where etcd is not installed.
+    pub fn etcd() -> Option<Self> {
+        let etcd = Etcd::shared()?;
+        let url = etcd.url(&format!("test/{:016x}", fastrand::u64(..)));
+        let dir = TempDir::with_prefix("lbctl-test-").unwrap();
+        Some(Self::at(dir, url, Some(etcd)))
+    }
+
+    /// On any store.
+    pub fn at(dir: TempDir, url: String, etcd: Option<Arc<Etcd>>) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.unwrap();
+        let store = runtime.block_on(open(&url.parse().unwrap())).unwrap();
+        Self { dir, url, store, runtime, _etcd: etcd }
+    }
+
+    /// `lbctl` with arguments, on this store.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(lbctl());
+        // In front, where a wrapped command's own arguments cannot hide it.
+        command.args(["--store", &self.url]).args(args).env_remove("LBCTL_LOG");
+        command
+    }
+
+    pub fn start(&self, name: &str, args: &[&str]) -> Process {
+        Process::start(name, self.dir.path(), &mut self.command(args))
+    }
+
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.runtime.block_on(future)
+    }
+
+    pub fn get(&self, key: &str) -> Option<String> {
+        let key: Key = key.parse().unwrap();
+        let entry = self.block_on(self.store.get(&key)).unwrap()?;
+        Some(String::from_utf8(entry.value.to_vec()).unwrap())
+    }
+
+    /// Every key under a prefix, with its value.
+    pub fn list(&self, prefix: &str) -> Vec<(String, String)> {
+        let prefix: Prefix = prefix.parse().unwrap();
+        let listing = self.block_on(self.store.list(&prefix)).unwrap();
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        listing.entries.iter().map(|e| (e.key.to_string(), text(&e.value))).collect()
+    }
+
+    pub fn put(&self, key: &str, value: &str) -> Revision {
+        let txn = Txn::new().put(key.parse().unwrap(), value.to_owned());
+        match self.block_on(self.store.commit(txn)).unwrap() {
+            Commit::Committed(revision) => revision,
+            Commit::Conflict => panic!("a commit without guards met a conflict"),
+        }
+    }
+
+    /// The registrations of a backend.
+    pub fn registered(&self, backend: &str) -> Vec<Registration> {
+        let listing =
+            self.block_on(self.store.list(&keys::registry(&backend.parse().unwrap()))).unwrap();
+        lbctl::registry::read_all(&listing.entries).registrations
+    }
+
+    /// Waits for as many registrations.
+    pub fn wait_for_registered(&self, backend: &str, count: usize) -> Vec<Registration> {
+        eventually(&format!("{count} registrations in {backend}"), || {
+            let all = self.registered(backend);
+            (all.len() == count).then_some(all)
+        })
+    }
+
+    /// Waits until the one registration is marked as leaving.
+    pub fn wait_for_leaving(&self, backend: &str) {
+        eventually("the registration to be leaving", || {
+            let all = self.registered(backend);
+            (all.len() == 1 && all[0].endpoint.leaving).then_some(())
+        });
+    }
+
+    /// Writes slot 1 of a backend, as discover would.
+    pub fn put_slot(&self, backend: &str, endpoint: &Endpoint, state: SlotState) -> Revision {
+        let now = Timestamp::now();
+        let record = SlotRecord { endpoint: endpoint.clone(), state, since: now, started: now };
+        let slot = keys::slot(&backend.parse().unwrap(), SlotNumber::new(1).unwrap());
+        self.put(slot.as_str(), &serde_json::to_string(&record).unwrap())
+    }
+
+    /// Writes the report of a HAProxy, as sync-haproxy would.
+    pub fn put_report(&self, backend: &str, applied: Revision, sessions: u64) {
+        let report = serde_json::json!({
+            "name": "lb1", "pid": 1, "version": "2.6.12", "at": Timestamp::now(),
+            "backends": { backend: {
+                "applied": applied, "converged": true, "drift": 0, "sessions": { "1": sessions },
+            } },
+        });
+        self.put("haproxies/lb1", &report.to_string());
+    }
+}
+
+/// Far longer than anything here takes to happen, for what must not happen.
+pub const LONG_ENOUGH: Duration = Duration::from_millis(400);
