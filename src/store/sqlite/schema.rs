@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
 use super::failure::{Failure, Outcome};
 use super::file;
@@ -72,7 +72,7 @@ pub(super) fn connect(path: &Path) -> Outcome<Connection> {
         return Err(Failure::read_only());
     }
     // Before anything is written: another program's database stays untouched.
-    let fresh = is_fresh(&connection)?;
+    let fresh = is_fresh(&connection.transaction()?)?;
     write_ahead(&connection)?;
     // An acknowledged commit survives a power loss, not only `kill -9`: revisions are fencing
     // tokens, so they must never be given out twice.
@@ -86,8 +86,9 @@ pub(super) fn connect(path: &Path) -> Outcome<Connection> {
     Ok(connection)
 }
 
-/// Whether the database is empty; an error if it is not ours.
-fn is_fresh(connection: &Connection) -> Outcome<bool> {
+/// Whether the database is empty; an error if it is not ours. In one transaction: another process
+/// may be making it this very moment.
+fn is_fresh(connection: &Transaction<'_>) -> Outcome<bool> {
     let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
     let (application, version) = (number("application_id")?, number("user_version")?);
     let tables: i64 =
