@@ -8,7 +8,7 @@ use crate::config::{Effective, Flags, Globals, Reader};
 use crate::error::{CommandError, CommandResult};
 use crate::output::{self, OutputFormat};
 use crate::store::StoreSettings;
-use crate::{register, serve};
+use crate::{discover, register, serve, sync_haproxy};
 
 /// Check and show the configuration
 #[derive(Debug, clap::Args)]
@@ -97,6 +97,8 @@ fn read(globals: &Globals) -> Result<Vec<Effective>, CommandError> {
     section(&mut reader, "serve", |reader| drop(serve::Settings::read(reader)));
     // What it registers is said on its command line.
     reader.aside(register::Settings::read);
+    section(&mut reader, "discover", |reader| drop(discover::Settings::read(reader)));
+    section(&mut reader, "sync-haproxy", |reader| drop(sync_haproxy::Settings::read(reader)));
     Ok(reader.finish()?)
 }
 

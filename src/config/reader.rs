@@ -109,6 +109,7 @@ impl Reader {
                     false => format!(": set it in the file, or {}", variable_name(path)),
                 };
                 self.problem(path, format!("{path} is not set{way}"));
+                self.note(path, None, Origin::Default);
                 None
             }
         }

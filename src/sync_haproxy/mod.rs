@@ -27,7 +27,7 @@ use crate::config::{Flags, Globals, Setting as _};
 use crate::daemon::{self, DaemonArgs};
 use crate::error::{CommandError, CommandResult};
 use crate::output::OutputFormat;
-use settings::Settings;
+pub(crate) use settings::Settings;
 use target::ModeName;
 
 /// Keep one HAProxy equal to the slot table, without a reload
