@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -290,26 +290,53 @@ async fn settle(
     sessions: bool,
     commands: &[Command],
 ) -> haproxy::Result<Observed> {
-    let moved: Vec<_> = commands
-        .iter()
-        .filter_map(|command| match command {
-            Command::SetAddress { server, address } => Some((server, *address)),
-            _ => None,
-        })
-        .collect();
     let deadline = Instant::now() + SETTLE;
     let mut wait = Duration::from_millis(2);
     loop {
         let observed = session.observe(backends, sessions).await?;
-        let shows = |(name, address): &(&haproxy::ServerRef, _)| {
-            let servers = observed.backends.get(name.backend.as_str());
-            let server = servers.and_then(|s| s.iter().find(|s| s.name == name.server.as_str()));
-            server.is_none_or(|server| plan::shows(server, *address))
-        };
-        if moved.iter().all(shows) || Instant::now() >= deadline {
+        if all_show(commands, &observed) || Instant::now() >= deadline {
             return Ok(observed);
         }
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(Duration::from_millis(50));
+    }
+}
+
+/// Whether every address that was set shows; a server that is not there has none to wait for.
+fn all_show(commands: &[Command], observed: &Observed) -> bool {
+    let named = observed.backends.iter().flat_map(|(backend, servers)| {
+        servers.iter().map(move |server| ((backend.as_str(), server.name.as_str()), server))
+    });
+    let servers: HashMap<(&str, &str), &ObservedServer> = named.collect();
+    commands.iter().all(|command| match command {
+        Command::SetAddress { server, address } => servers
+            .get(&(server.backend.as_str(), server.server.as_str()))
+            .is_none_or(|server| plan::shows(server, *address)),
+        _ => true,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::haproxy::ServerRef;
+    use crate::sync_haproxy::testing::named;
+
+    #[test]
+    fn only_addresses_that_show_end_the_wait() {
+        let server = |name: &str| ServerRef {
+            backend: "app".parse().unwrap(),
+            server: name.parse().unwrap(),
+        };
+        let set = |name: &str, address: &str| Command::SetAddress {
+            server: server(name),
+            address: address.parse().unwrap(),
+        };
+        let process = ProcessInfo { pid: 1, version: "3.0".into(), uptime_s: 1, stopping: false };
+        let backends = [("app".to_owned(), vec![named("srv1")])].into();
+        let observed = Observed { process, backends };
+        assert!(all_show(&[set("srv1", "127.0.0.2:80")], &observed));
+        assert!(!all_show(&[set("srv1", "127.0.0.2:81")], &observed));
+        assert!(all_show(&[set("gone", "127.0.0.2:81")], &observed));
     }
 }

@@ -86,6 +86,17 @@ fn a_checked_server_leaves_maint_without_weight_and_down() {
 }
 
 #[test]
+fn a_checked_server_that_only_drains_leaves_maint_down_too() {
+    let in_maint = ObservedServer { admin: AdminFlags(5), operational: 0, ..serving() };
+    let expected = [
+        "set server app/srv1 weight 0",
+        "set server app/srv1 state drain",
+        "set server app/srv1 health down",
+    ];
+    assert_eq!(planned(&one(SlotState::Drain), &in_maint), expected);
+}
+
+#[test]
 fn a_start_that_was_cut_short_is_gated_again() {
     let half = ObservedServer { weight: 0, ..serving() };
     let expected = ["set server app/srv1 health down", "set server app/srv1 weight 100"];
