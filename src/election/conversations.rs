@@ -160,6 +160,9 @@ fn a_leader_that_cannot_renew_stops_before_its_lease_can_end() {
     assert_eq!(talk.at(3.2), [Effect::KeepAlive(6, LeaseId(5))], "it tries again");
     assert_eq!(talk.at(5.7), [], "no answer");
     assert_eq!(talk.at(5.9), [Effect::KeepAlive(7, LeaseId(5))]);
+    talk.at(8.4);
+    assert_eq!(talk.at(8.6), [Effect::KeepAlive(8, LeaseId(5))]);
+    assert_eq!(talk.machine.wake_at(), Some(seconds(9.0)), "before the answer is overdue");
     let why = "it could not be renewed in time";
     let stops = [Effect::StepDown { why }, Effect::Revoke(LeaseId(5)), follows(Some(holder(7, 5)))];
     assert_eq!(talk.at(9.0), stops);

@@ -50,6 +50,8 @@ struct Node {
     /// Its seconds to the world's.
     rate: f64,
     paused: bool,
+    /// No message comes or goes until then.
+    offline_until: Duration,
     inbox: Vec<Input>,
     watch_cut: bool,
     wakes: Option<Duration>,
@@ -125,7 +127,9 @@ impl World {
                 self.arrive(node, incarnation, request);
             }
             Happening::Deliver(node, incarnation, input) => {
-                if self.nodes[node].incarnation == incarnation {
+                let reaches = !matches!(input, Input::Answer(..))
+                    || self.now >= self.nodes[node].offline_until;
+                if self.nodes[node].incarnation == incarnation && reaches {
                     self.deliver(node, input);
                 }
             }
@@ -200,6 +204,9 @@ impl World {
 
     fn send(&mut self, node: usize, request: Effect) {
         let incarnation = self.nodes[node].incarnation;
+        if self.now < self.nodes[node].offline_until {
+            return;
+        }
         match self.delay() {
             Some(delay) => self.plan(delay, Happening::Arrive(node, incarnation, request)),
             None if self.rng.bool() => {}
@@ -283,7 +290,7 @@ impl World {
         let any = self.rng.usize(0..CANDIDATES);
         let node = leader.filter(|_| self.rng.bool()).unwrap_or(any);
         let long = TTL.mul_f64(self.rng.f64() * 3.0);
-        match self.rng.u8(0..6) {
+        match self.rng.u8(0..8) {
             0 | 1 if !self.nodes[node].paused => {
                 self.nodes[node].paused = true;
                 self.plan(long, Happening::Resume(node));
@@ -297,8 +304,10 @@ impl World {
                 self.nodes[node].resigning = true;
                 self.feed(node, Input::Resign);
             }
-            _ => self.commit_as_any_leader(),
+            6 | 7 => self.nodes[node].offline_until = self.now + long,
+            _ => {}
         }
+        self.commit_as_any_leader();
         let wait = Duration::from_millis(self.rng.u64(50..2000));
         self.plan(wait, Happening::Mischief);
     }
@@ -346,6 +355,7 @@ impl Node {
             incarnation: 0,
             rate: 0.98 + 0.04 * rng.f64(),
             paused: false,
+            offline_until: Duration::ZERO,
             inbox: Vec::new(),
             watch_cut: true,
             wakes: Some(Duration::ZERO),

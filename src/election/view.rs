@@ -29,7 +29,7 @@ impl View {
 
     pub fn see(&mut self, holder: Holder) {
         let known = self.holder.as_ref().map_or(self.absent_at, |known| known.created);
-        if holder.created > self.absent_at && holder.created >= known {
+        if holder.created >= known {
             self.holder = Some(holder);
             self.vacant = false;
         }
