@@ -60,6 +60,7 @@ cc                                  gcc
 /usr/include/stdio.h                libc6-dev
 make                                make
 protoc                              protobuf-compiler
+descriptor.proto                    libprotobuf-dev
 /etc/ssl/certs/ca-certificates.crt  ca-certificates
 TEXT
     if [[ $1 != build ]]; then
@@ -87,8 +88,13 @@ missing_packages() {
 }
 
 is_there() {
+    local protoc
     case $1 in
     /*) [[ -e $1 ]] ;;
+    # The types that every protoc knows; it finds them beside itself.
+    descriptor.proto)
+        protoc=$(type -P protoc) && [[ -e ${protoc%/bin/*}/include/google/protobuf/$1 ]]
+        ;;
     *) type -P "$1" >/dev/null ;;
     esac
 }
