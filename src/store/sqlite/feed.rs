@@ -36,8 +36,8 @@ pub(super) enum State {
     Lost,
     /// The same, and its user was told of a break.
     Interrupted,
-    /// Has heard everything up to the revision.
-    Live(i64),
+    /// Has heard everything up to the feed's position.
+    Live,
 }
 
 /// What is new, read at one revision.
@@ -87,7 +87,7 @@ impl Feed {
 
     fn lose_all(&mut self) {
         for subscriber in &mut self.subscribers {
-            if matches!(subscriber.state, State::Live(_)) {
+            if subscriber.state == State::Live {
                 subscriber.state = State::Lost;
             }
         }
@@ -99,14 +99,12 @@ impl Feed {
             position if position == head => Some(Vec::new()),
             position if position < trimmed || position > head => None,
             // Nobody is there who could be told.
-            _ if !self.subscribers.iter().any(|s| matches!(s.state, State::Live(_))) => {
-                Some(Vec::new())
-            }
+            _ if !self.subscribers.iter().any(|s| s.state == State::Live) => Some(Vec::new()),
             position => Some(data::changes(db, position)?),
         };
         let mut listings = Vec::new();
         for (place, subscriber) in self.subscribers.iter().enumerate() {
-            let lost = !matches!(subscriber.state, State::Live(_)) || changes.is_none();
+            let lost = subscriber.state != State::Live || changes.is_none();
             if lost && subscriber.is_drained() {
                 listings.push((place, data::list(db, &subscriber.whole)?));
             }
@@ -150,9 +148,7 @@ impl Subscriber {
     }
 
     fn hear(&mut self, commit: &[Logged]) {
-        let State::Live(position) = self.state else { return };
-        let revision = commit.first().map_or(0, Logged::revision);
-        if revision <= position {
+        if self.state != State::Live {
             return;
         }
         let changes: Outcome<Vec<Change>> = commit
@@ -160,7 +156,6 @@ impl Subscriber {
             .filter(|logged| logged.key().starts_with(&self.whole.start()))
             .map(|logged| self.scope.change(logged))
             .collect();
-        self.state = State::Live(revision);
         match changes {
             Ok(changes) if changes.is_empty() => {}
             Ok(changes) => self.send(WatchEvent::Changed(changes), State::Lost),
@@ -172,7 +167,7 @@ impl Subscriber {
         match self.scope.listing(head, listing) {
             Ok(listing) => {
                 let before = self.state;
-                self.state = State::Live(head);
+                self.state = State::Live;
                 self.send(WatchEvent::Reset(listing), before);
             }
             Err(failure) => self.interrupt(failure.into_error("watch", &self.whole)),
