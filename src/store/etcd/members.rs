@@ -167,7 +167,9 @@ struct Calling {
     maybe_applied: bool,
     /// Whether every try of this round found nothing at its address.
     all_unreachable: bool,
-    reasons: BTreeMap<String, String>,
+    /// What each member failed by; a refusal is more telling than the closed connection that the
+    /// next try may see of it, as TLS 1.3 has it where a client certificate is missing.
+    troubles: BTreeMap<String, Trouble>,
     backoff: Backoff,
 }
 
@@ -179,7 +181,7 @@ impl Calling {
             tries: 0,
             maybe_applied: false,
             all_unreachable: true,
-            reasons: BTreeMap::new(),
+            troubles: BTreeMap::new(),
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_millis(500)),
         }
     }
@@ -196,7 +198,10 @@ impl Calling {
         self.tries += 1;
         self.maybe_applied |= trouble.maybe_applied;
         self.all_unreachable &= trouble.unreachable;
-        self.reasons.insert(endpoint.to_owned(), trouble.reason.clone());
+        let denied = |known: &Trouble| known.kind == ErrorKind::Denied;
+        if !self.troubles.get(endpoint).is_some_and(denied) {
+            self.troubles.insert(endpoint.to_owned(), trouble.clone());
+        }
         if !trouble.retry || (trouble.maybe_applied && ask.effect == Effect::Once) {
             return false;
         }
@@ -218,10 +223,19 @@ impl Calling {
 
     fn error(&self, ask: &Ask, last: &Trouble) -> Error {
         let unsure = self.maybe_applied && ask.effect != Effect::Read;
-        let kind =
-            if unsure && last.kind.is_transient() { ErrorKind::Indeterminate } else { last.kind };
-        let reasons: Vec<String> =
-            self.reasons.iter().map(|(endpoint, reason)| format!("{endpoint}: {reason}")).collect();
+        // One member with a wrong certificate says nothing about the others.
+        let all_denied = self.troubles.values().all(|t| t.kind == ErrorKind::Denied);
+        let last = if all_denied { self.troubles.values().next().unwrap_or(last) } else { last };
+        let kind = match last.kind {
+            ErrorKind::Denied if last.retry && !all_denied => ErrorKind::Unavailable,
+            kind => kind,
+        };
+        let kind = if unsure && kind.is_transient() { ErrorKind::Indeterminate } else { kind };
+        let reasons: Vec<String> = self
+            .troubles
+            .iter()
+            .map(|(endpoint, trouble)| format!("{endpoint}: {}", trouble.reason))
+            .collect();
         let error = Error::new(kind, NAME, ask.operation, &ask.subject, reasons.join("; "));
         match last.hint {
             Some(hint) => error.with_hint(hint),

@@ -84,6 +84,8 @@ impl From<etcd_client::Error> for Trouble {
 
 const TLS_HINT: &str = "check ca, cert and key in the store's URL, and that the server's certificate \
                         names the host in it";
+const CLOSED_HINT: &str = "if etcd takes TLS alone, write etcds://; if it asks for a client \
+                           certificate, give cert= and key= in the store's URL";
 const LOGIN_HINT: &str = "check the user and password in the store's URL";
 const RIGHTS_HINT: &str =
     "grant the user's role readwrite on the store's prefix: etcdctl role grant-permission";
@@ -113,7 +115,9 @@ fn of_status(status: &Status) -> Trouble {
         _ if connecting => {
             Trouble { unreachable: true, reconnect: true, ..Trouble::not_applied(text) }
         }
-        _ if never_sent => Trouble { reconnect: true, ..Trouble::not_applied(text) },
+        _ if never_sent => {
+            Trouble { reconnect: true, hint: Some(CLOSED_HINT), ..Trouble::not_applied(text) }
+        }
         Code::Unauthenticated => Trouble::refused(ErrorKind::Denied, text, Some(LOGIN_HINT)),
         Code::PermissionDenied => Trouble::refused(ErrorKind::Denied, text, Some(RIGHTS_HINT)),
         Code::Unimplemented => Trouble::refused(ErrorKind::Unsupported, text, None),
