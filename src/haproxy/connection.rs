@@ -266,3 +266,106 @@ const MAX_REPLIES: usize = 64 * 1024 * 1024;
 const MAX_PROMPT: usize = 64;
 const MAX_SAID: usize = 120;
 const CHUNK: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio::net::UnixListener;
+
+    use super::*;
+    use crate::daemon::spawn_owned;
+
+    /// Says `said` to the first client, line by line of its own, and then closes or stays.
+    async fn against(said: &'static str, stay: bool) -> Error {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let _server = spawn_owned(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut heard = [0; 1024];
+            for part in said.split_inclusive('|') {
+                assert!(stream.read(&mut heard).await.unwrap() > 0);
+                stream.write_all(part.trim_end_matches('|').as_bytes()).await.unwrap();
+            }
+            if stay {
+                std::future::pending::<()>().await;
+            }
+        });
+        let exchange = Duration::from_millis(if stay { 200 } else { 10_000 });
+        let timeouts = Timeouts { exchange, ..Timeouts::default() };
+        let conversation = async {
+            let mut connection = Connection::open(&SocketAddress::Unix(path), timeouts).await?;
+            connection.ask(&["show version".to_owned(), "show info".to_owned()]).await
+        };
+        conversation.await.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn whatever_is_not_haproxy_is_told_so() {
+        for said in ["HTTP/1.1 400 Bad Request\r\n\r\n", "you sent: prompt\nnext", "no newline"] {
+            let error = against(said, false).await;
+            assert!(matches!(error, Error::NotHaproxy { .. }), "{said:?}: {error:?}");
+            assert!(error.remedy().unwrap().contains("stats socket"));
+        }
+        assert!(matches!(against("", false).await, Error::Closed { .. } | Error::Broken { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_master_is_not_taken_for_a_stats_socket() {
+        for said in ["master> ", "\nmaster> ", "master[ReloadFailed]> "] {
+            assert!(matches!(against(said, true).await, Error::IsMaster(_)), "{said:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_in_the_middle_of_a_reply_says_how_much_was_answered() {
+        for said in ["\n> |2.6.12\n\n> Name: HAP", "\n> |2.6.12\n\n> Name: HAProxy\nVersion: 2\n"] {
+            let error = against(said, false).await;
+            assert!(matches!(error, Error::Closed { answered: 1, sent: 2, .. }), "{error:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_silent_or_stuck_peer_is_given_up() {
+        for said in ["", "\n|", "\n> |2.6.12\n\n> Name: HAP"] {
+            let error = against(said, true).await;
+            assert!(matches!(error, Error::Timeout { .. }), "{said:?}: {error:?}");
+        }
+        let stuck = against("\n> |2.6.12\n\n> Name: HAP", true).await.to_string();
+        assert!(stuck.contains("1 of 2 commands answered"), "{stuck}");
+    }
+
+    #[tokio::test]
+    async fn replies_that_nobody_asked_for_are_an_error() {
+        let error = against("\n> |a\n\n> b\n\n> c\n\n> ", true).await;
+        assert!(matches!(error, Error::TooManyReplies { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn a_text_that_is_not_one_command_is_refused() {
+        let long = "x".repeat(MAX_LINE + 1);
+        for command in ["", " ", "a;b", "a\\b", "a\nb", "a\r", "a\0", "set map x <<", &long] {
+            let error = lines(&[command.to_owned()]).unwrap_err();
+            assert!(matches!(error, Error::BadCommand { .. }), "{command:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn lines_carry_every_command_in_order_and_fit_the_buffer(
+            lengths in proptest::collection::vec(1usize..=MAX_LINE, 0..30),
+        ) {
+            let commands: Vec<String> = lengths.iter().map(|length| "x".repeat(*length)).collect();
+            let lines = lines(&commands).unwrap();
+            prop_assert!(lines.iter().all(|line| line.text.len() <= MAX_LINE));
+            let counted = |line: &Line| line.text.split(';').count();
+            prop_assert!(lines.iter().all(|line| counted(line) == line.commands));
+            let joined: Vec<String> =
+                lines.iter().flat_map(|line| line.text.split(';').map(str::to_owned)).collect();
+            prop_assert_eq!(joined, commands);
+            // No two neighbours would have fitted one line.
+            let fitted = |pair: &[Line]| pair[0].text.len() + pair[1].text.split(';').next().unwrap().len() < MAX_LINE;
+            prop_assert!(!lines.windows(2).any(fitted));
+        }
+    }
+}

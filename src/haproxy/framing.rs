@@ -111,3 +111,126 @@ impl Framer {
 
 /// 3.2 and later measure the whole line, earlier ones each command.
 const LINE_TOO_LONG: &[u8] = b"The command line is too big for the buffer size";
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMIT: usize = 10_000;
+
+    /// As sent by 2.6.12 for `show version; set server … weight 3; set server … weight 500;
+    /// del server …; show version; set server nope/…`; the reply to `del server` lacks its newline.
+    const V2_6: &str = "2.6.12-1+deb12u4\n\n> \n> Absolute weight can only be between 0 and 256 \
+         inclusive.\n\n> Server deleted.\n> 2.6.12-1+deb12u4\n\n> No such server.\n\n> ";
+    /// The same by 3.0.11.
+    const V3_0: &str = "3.0.11-1+deb13u3\n\n> \n> Absolute weight can only be between 0 and 256 \
+         inclusive.\n\n> Server deleted.\n\n> 3.0.11-1+deb13u3\n\n> No such server.\n\n> ";
+    /// The same by 3.2.26 and 3.4.7.
+    const V3_2: &str = "3.2.26-1\n\n\nAbsolute weight can only be between 0 and 256 \
+         inclusive.\n\nServer deleted.\n\n3.2.26-1\n\nNo such server.\n\n> ";
+
+    fn split(prompt: &str, text: &str, expected: usize, chunk: usize) -> (Progress, Vec<String>) {
+        let mut framer = Framer::new(prompt, expected, LIMIT);
+        let mut progress = Progress::More;
+        for chunk in text.as_bytes().chunks(chunk) {
+            assert_eq!(progress, Progress::More, "it ended before the text did");
+            progress = framer.push(chunk);
+        }
+        (progress, framer.into_replies())
+    }
+
+    #[test]
+    fn the_replies_of_every_version_are_told_apart_however_they_arrive() {
+        for (text, version) in
+            [(V2_6, "2.6.12-1+deb12u4"), (V3_0, "3.0.11-1+deb13u3"), (V3_2, "3.2.26-1")]
+        {
+            for chunk in 1..text.len() {
+                let (progress, replies) = split("> ", text, 6, chunk);
+                assert_eq!(progress, Progress::Done, "{version} in chunks of {chunk}");
+                let absolute = "Absolute weight can only be between 0 and 256 inclusive.";
+                let expected =
+                    [version, "", absolute, "Server deleted.", version, "No such server."];
+                assert_eq!(replies, expected, "chunks of {chunk}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_master_prompts_with_the_worker_it_talks_to() {
+        let text = "1\n# be_id be_name\n3 web\n\n15900> No such server.\n15900> \n15900> ";
+        let (progress, replies) = split("15900> ", text, 3, 7);
+        assert_eq!(progress, Progress::Done);
+        assert_eq!(replies, ["1\n# be_id be_name\n3 web", "No such server.", ""]);
+    }
+
+    #[test]
+    fn a_last_reply_without_its_newline_ends_at_the_prompt() {
+        assert_eq!(split("> ", "Server deleted.\n> ", 1, 3).1, ["Server deleted."]);
+    }
+
+    #[test]
+    fn a_reply_that_has_not_ended_is_waited_for() {
+        let expected = 6;
+        for cut in 1..V2_6.len() {
+            let mut framer = Framer::new("> ", expected, LIMIT);
+            assert_eq!(framer.push(&V2_6.as_bytes()[..cut]), Progress::More, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn more_replies_than_commands_are_seen() {
+        assert_eq!(split("> ", V3_2, 3, 1000).0, Progress::TooMany);
+    }
+
+    #[test]
+    fn a_refused_line_is_seen_though_one_reply_stands_for_all() {
+        let text = "The command line is too big for the buffer size. Please change 'tune.bufsize' \
+             in the configuration to use a bigger command.\n\n> ";
+        assert_eq!(split("> ", text, 200, 1000).0, Progress::LineTooLong);
+    }
+
+    #[test]
+    fn a_stream_without_end_is_cut_off() {
+        let mut framer = Framer::new("> ", 1, LIMIT);
+        let ended = (0..LIMIT).find(|_| framer.push(b"xxxxxxxx") == Progress::TooLarge);
+        assert_eq!(ended, Some(LIMIT / 8));
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_sent_is_what_is_read(
+            replies in proptest::collection::vec(
+                proptest::collection::vec("[a-z0-9#'.,][a-z0-9 .>]{0,12}", 0..4), 1..12),
+            dialect in 0..3u8, chunk in 1usize..40,
+        ) {
+            let replies: Vec<String> = replies.into_iter().map(|lines| lines.join("\n")).collect();
+            let mut text = String::new();
+            for (n, reply) in replies.iter().enumerate() {
+                let last = n + 1 == replies.len();
+                text += reply;
+                // Dialect 2 loses the newline of every message, as up to 2.9.
+                text += match (reply.is_empty(), dialect) {
+                    (true, _) | (false, 2) => "\n",
+                    (false, _) => "\n\n",
+                };
+                text += if last || dialect != 1 { "> " } else { "" };
+            }
+            let (progress, read) = split("> ", &text, replies.len(), chunk);
+            prop_assert_eq!(progress, Progress::Done);
+            prop_assert_eq!(read, replies);
+        }
+
+        #[test]
+        fn garbage_never_panics(
+            chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..50), 0..20),
+            expected in 0usize..5,
+        ) {
+            let mut framer = Framer::new("> ", expected, LIMIT);
+            for chunk in chunks {
+                framer.push(&chunk);
+            }
+        }
+    }
+}

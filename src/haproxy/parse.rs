@@ -181,3 +181,118 @@ const MAX_SHOWN: usize = 120;
 fn error(line: usize, text: &str, problem: String) -> ParseError {
     ParseError { line, shown: text.chars().take(MAX_SHOWN).collect(), problem }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::haproxy::AdminState;
+
+    const HEADER: &str = "# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state \
+         srv_uweight srv_iweight srv_time_since_last_change srv_check_status srv_check_result \
+         srv_check_health srv_check_state srv_agent_state bk_f_forced_id srv_f_forced_id srv_fqdn \
+         srv_port srvrecord srv_use_ssl srv_check_port srv_check_addr srv_agent_addr srv_agent_port";
+
+    fn table(rows: &str) -> String {
+        format!("1\n{HEADER}\n{rows}")
+    }
+
+    #[test]
+    fn the_state_of_servers_reads() {
+        let rows = servers(&table(
+            "3 web 1 s1 127.0.0.1 0 5 1 1 1 1 0 0 14 0 0 0 - 80 - 0 0 - - 0\n\
+             3 web 2 s2 ::1 2 4 200 100 1 15 3 3 6 0 0 0 - 65535 - 0 0 - - 0\n\
+             3 web 77 d1 - 2 8 3 3 0 1 0 0 8 0 0 1 web.example 0 - 0 0 - - 0",
+        ))
+        .unwrap();
+        assert_eq!(rows.proxy, Some(3));
+        let [s1, s2, d1] = rows.servers.as_slice() else { panic!("{rows:?}") };
+        assert_eq!(s1.address, Some(IpAddr::from([127, 0, 0, 1])));
+        assert_eq!((s1.admin.state(), s1.operational), (AdminState::Maint, 0));
+        // 14: checks are configured, enabled and paused, as in maint.
+        assert!(s1.checked && s1.check_enabled);
+        // 4: `disabled` in the configuration, and ready since.
+        assert_eq!((s2.admin.state(), s2.port), (AdminState::Ready, 65535));
+        assert_eq!((s2.weight, s2.initial_weight), (200, 100));
+        assert_eq!((d1.id, d1.address, d1.admin.state()), (77, None, AdminState::Drain));
+        // 8: paused, and never configured.
+        assert!(!d1.checked && !d1.check_enabled);
+    }
+
+    #[test]
+    fn a_backend_without_servers_reads_as_empty() {
+        assert_eq!(servers(&table("")).unwrap(), Rows { proxy: None, servers: vec![] });
+    }
+
+    #[test]
+    fn a_new_column_in_the_middle_changes_nothing() {
+        let text = "1\n# be_id new srv_id srv_name srv_addr srv_op_state srv_admin_state \
+             srv_uweight srv_iweight srv_check_state srv_port\n3 x 1 s1 10.0.0.1 2 0 5 5 6 80";
+        assert_eq!(servers(text).unwrap().servers[0].port, 80);
+    }
+
+    #[test]
+    fn a_wrong_line_is_named() {
+        for (text, line, problem) in [
+            ("".to_owned(), 1, "version"),
+            ("2\n# be_id".to_owned(), 1, "version"),
+            ("1".to_owned(), 2, "column names"),
+            ("1\nbe_id be_name".to_owned(), 2, "column names"),
+            ("1\n# be_id be_name".to_owned(), 2, "no column srv_id"),
+            (table("3 web 1 s1"), 3, "no srv_check_state"),
+            (table("x web 1 s1 127.0.0.1 0 5 1 1 1 1 0 0 14 0 0 0 - 80"), 3, "be_id is \"x\""),
+            (table("3 web 1 s1 127.0.0.1 0 5 1 1 1 1 0 0 14 0 0 0 - 65536"), 3, "65536"),
+        ] {
+            let error = servers(&text).unwrap_err();
+            assert_eq!(error.line, line, "{text:?}: {error}");
+            assert!(error.to_string().contains(problem), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_process_reads() {
+        let info = "Name: HAProxy\nVersion: 2.6.12-1+deb12u4\nPid: 15900\nUptime: 0d 0h00m07s\n\
+             Uptime_sec: 7\nStopping: 1\nnode: a: b";
+        let process = process(info).unwrap();
+        assert_eq!((process.pid, process.uptime_s, process.stopping), (15900, 7, true));
+        assert_eq!(process.version, "2.6.12-1+deb12u4");
+    }
+
+    #[test]
+    fn a_process_without_an_id_is_an_error() {
+        assert!(process("Name: x").unwrap_err().problem.contains("no field Pid"));
+        let error = process("Version: 1\nUptime_sec: 1\nPid: -1").unwrap_err();
+        assert_eq!((error.line, error.problem.contains("-1")), (3, true));
+    }
+
+    #[test]
+    fn sessions_are_the_current_and_the_queued_ones() {
+        let text = "# pxname,svname,qcur,qmax,scur,smax,slim,\nweb,s1,2,9,3,9,,\nweb,s2,0,0,0,0,,";
+        let sessions = sessions(text).unwrap();
+        let of = |server: &str| sessions[&("web".to_owned(), server.to_owned())];
+        assert_eq!((of("s1"), of("s2")), (5, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_an_error_and_never_a_panic(text in "(\\PC|\n){0,200}") {
+            _ = process(&text).is_ok();
+            _ = servers(&text).is_ok();
+            _ = servers(&format!("1\n{text}")).is_ok();
+            _ = servers(&table(&text)).is_ok();
+            _ = sessions(&text).is_ok();
+            _ = sessions(&format!("# pxname,svname,qcur,scur\n{text}")).is_ok();
+        }
+
+        #[test]
+        fn a_damaged_table_is_an_error_and_never_a_panic(at in 0usize..600, byte in 0x20u8..0x7f) {
+            let mut text = table("3 web 1 s1 127.0.0.1 0 5 1 1 1 1 0 0 14 0 0 0 - 80 - 0 0 - - 0");
+            let at = at % text.len();
+            text.replace_range(at..=at, char::from(byte).encode_utf8(&mut [0; 4]));
+            _ = servers(&text).is_ok();
+        }
+    }
+}

@@ -181,3 +181,170 @@ impl fmt::Display for ReplyText<'_> {
         f.write_str(self.0.lines().next().unwrap_or("it said nothing where a text was due"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::haproxy::{AdminState, ServerRef};
+    use crate::model::Weight;
+
+    fn server() -> ServerRef {
+        ServerRef { backend: "web".parse().unwrap(), server: "s1".parse().unwrap() }
+    }
+
+    fn address() -> Command {
+        Command::SetAddress { server: server(), address: "10.0.0.1:80".parse().unwrap() }
+    }
+
+    fn weight() -> Command {
+        Command::SetWeight { server: server(), weight: Weight::MAX }
+    }
+
+    fn state() -> Command {
+        Command::SetState { server: server(), state: AdminState::Ready }
+    }
+
+    fn add() -> Command {
+        Command::AddServer {
+            server: server(),
+            address: "10.0.0.1:80".parse().unwrap(),
+            id: 1,
+            weight: Weight::MAX,
+            options: String::new(),
+        }
+    }
+
+    fn del() -> Command {
+        Command::DelServer { server: server() }
+    }
+
+    fn kind(command: &Command, reply: &str) -> Option<RejectionKind> {
+        classify(command, reply).err().map(|rejection| rejection.kind)
+    }
+
+    #[test]
+    fn the_successes_of_every_version_are_successes() {
+        for (command, reply) in [
+            // Up to 2.9.
+            (
+                address(),
+                "IP changed from '127.0.0.1' to '127.0.0.2', port changed from '80' to '81' by \
+                 'stats socket command'",
+            ),
+            (
+                address(),
+                "no need to change the addr, no need to change the port by 'stats socket \
+                 command'",
+            ),
+            (
+                address(),
+                "no need to change the addr, port changed from '81' to '82' by 'stats \
+                 socket command'",
+            ),
+            (
+                address(),
+                "IP changed from '127.0.0.3' to '::1', no need to change the port by \
+                 'stats socket command'",
+            ),
+            // From 3.0 on.
+            (address(), "IP changed from '127.0.0.3' to '::1' by 'stats socket command'"),
+            (address(), "port changed from '81' to '82' by 'stats socket command'"),
+            (address(), "nothing changed"),
+            (weight(), ""),
+            (state(), ""),
+            (Command::SetHealthDown { server: server() }, ""),
+            (Command::EnableHealth { server: server() }, ""),
+            (add(), "New server registered."),
+            (add(), "some warning\nNew server registered."),
+            (del(), "Server deleted."),
+        ] {
+            assert_eq!(kind(&command, reply), None, "{command}: {reply}");
+        }
+    }
+
+    #[test]
+    fn the_refusals_of_every_version_have_their_kinds() {
+        use RejectionKind as Kind;
+        let health = || Command::EnableHealth { server: server() };
+        for (command, reply, expected) in [
+            (address(), "Invalid addr '1.2.3.x' by 'stats socket command'", Kind::InvalidAddress),
+            (address(), "Invalid addr '1.2.3.x'", Kind::InvalidAddress),
+            (address(), "No such server.", Kind::NoSuchServer),
+            (address(), "Proxy is disabled.", Kind::ProxyDisabled),
+            (state(), "No such backend.", Kind::NoSuchBackend),
+            (state(), "Permission denied", Kind::PermissionDenied),
+            (
+                weight(),
+                "Backend is using a static LB algorithm and only accepts weights '0%' and '100%'.",
+                Kind::StaticAlgorithm,
+            ),
+            (
+                add(),
+                "Backend must use a dynamic load balancing to support dynamic servers.",
+                Kind::StaticAlgorithm,
+            ),
+            (
+                add(),
+                "Backend does not support dynamic servers : backend 'static' uses a non dynamic \
+                 load balancing method.",
+                Kind::StaticAlgorithm,
+            ),
+            (add(), "Already exists a server with the same name in backend.", Kind::AlreadyExists),
+            (
+                add(),
+                "'id' : custom id 77 already used at (null):0 ('server d1').",
+                Kind::AlreadyExists,
+            ),
+            (add(), "unknown keyword 'foo'; did you mean 'tfo' maybe ?", Kind::InvalidOptions),
+            (
+                add(),
+                "'slowstart' option is not supported for dynamic servers.",
+                Kind::InvalidOptions,
+            ),
+            (del(), "Only servers in maintenance mode can be deleted.", Kind::NotInMaint),
+            (
+                del(),
+                "Server still has connections attached to it, cannot remove it.",
+                Kind::StillInUse,
+            ),
+            (
+                del(),
+                "This server cannot be removed at runtime due to other configuration elements \
+                 pointing to it.",
+                Kind::Referenced,
+            ),
+            (
+                health(),
+                "Health check was not configured on this server, cannot enable.",
+                Kind::NoHealthCheck,
+            ),
+            (health(), "Unknown command, but maybe one of …\n  help", Kind::UnknownCommand),
+        ] {
+            assert_eq!(kind(&command, reply), Some(expected), "{command}: {reply}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_text_is_never_a_success() {
+        for command in [address(), weight(), state(), add(), del()] {
+            assert!(kind(&command, "Something new.").is_some(), "{command}");
+        }
+        for command in [address(), add(), del()] {
+            assert_eq!(kind(&command, ""), Some(RejectionKind::Unknown), "{command}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_what_where_and_which_line_to_change() {
+        let rejection = classify(&state(), "No such server.").unwrap_err();
+        assert_eq!(
+            rejection.to_string(),
+            "HAProxy refused `set server web/s1 state ready`: No such server."
+        );
+        assert!(rejection.remedy().unwrap().contains("`backend web` a `server-template` line"));
+        let denied = classify(&state(), "Permission denied").unwrap_err();
+        assert!(denied.remedy().unwrap().contains("`level admin`"));
+        let silent = classify(&add(), "").unwrap_err();
+        assert!(silent.to_string().ends_with("it said nothing where a text was due"), "{silent}");
+    }
+}
