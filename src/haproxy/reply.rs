@@ -35,7 +35,7 @@ pub enum RejectionKind {
     InvalidAddress,
     /// No health check is configured on it, or it follows another server's.
     NoHealthCheck,
-    /// The backend is disabled in the configuration.
+    /// The backend is disabled in the configuration, or its worker is one of before a reload.
     ProxyDisabled,
     /// The words behind `add server` are wrong.
     InvalidOptions,
@@ -61,7 +61,7 @@ impl Rejection {
                  `balance leastconn`, or `hash-type consistent` where it hashes"
             ),
             RejectionKind::ProxyDisabled => {
-                format!("remove `disabled` from `backend {backend}`")
+                format!("remove `disabled` from `backend {backend}`, unless HAProxy just reloaded")
             }
             RejectionKind::NoHealthCheck => {
                 format!("add `check` to the servers of `backend {backend}`")
