@@ -188,7 +188,7 @@ async fn thousands_of_commands_go_over_many_lines_and_each_reply_finds_its_comma
     for (n, address) in ways(&haproxy).into_iter().enumerate() {
         let mut session = open(address.clone()).await;
         // Every seventh server is not there, so that a slip by one reply cannot go unseen.
-        let number = |slot: u32| if slot % 7 == 0 { slot + 100_000 } else { slot };
+        let number = |slot: u32| if slot.is_multiple_of(7) { slot + 100_000 } else { slot };
         let commands: Vec<Command> = (1..=slots)
             .flat_map(|slot| {
                 let server = refer("web", &format!("s{}", number(slot)));
@@ -200,7 +200,7 @@ async fn thousands_of_commands_go_over_many_lines_and_each_reply_finds_its_comma
         assert!(text > 5 * 16 * 1024, "{text} bytes are too few to cross a buffer's end");
         let results = session.apply(&commands).await.unwrap();
         let expected: Vec<_> = (1..=slots)
-            .flat_map(|slot| [(slot % 7 == 0).then_some(RejectionKind::NoSuchServer); 2])
+            .flat_map(|slot| [(slot.is_multiple_of(7)).then_some(RejectionKind::NoSuchServer); 2])
             .collect();
         assert_eq!(kinds(&results), expected, "{address}");
         let web = ["web".parse().unwrap()];
@@ -215,7 +215,8 @@ async fn thousands_of_commands_go_over_many_lines_and_each_reply_finds_its_comma
         let started = Instant::now();
         loop {
             let observed = session.observe(&web, false).await.unwrap();
-            let mut left = observed.backends["web"].iter().filter(|server| server.id % 7 != 0);
+            let mut left =
+                observed.backends["web"].iter().filter(|server| !server.id.is_multiple_of(7));
             let Some(wrong) = left.find(|server| !is_set(server)) else { break };
             assert!(started.elapsed() < DEADLINE, "{address}: {wrong:?}");
         }
