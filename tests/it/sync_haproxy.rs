@@ -1,1 +1,522 @@
-//! `sync_haproxy`.
+//! `lbctl sync-haproxy` against what happens to a HAProxy: in both modes, over its stats sockets and
+//! its master CLI.
+
+use std::collections::BTreeSet;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use lbctl::haproxy::SocketAddress;
+use lbctl::model::{
+    BackendName, BackendReport, BackendSpec, Endpoint, HaproxyReport, Ramp, SlotNumber, SlotRecord,
+    SlotState, Timestamp, Weight, keys,
+};
+use lbctl::store::{self, Commit, SharedStore, Txn};
+use tempfile::TempDir;
+
+use super::support::haproxy::{Backend, Client, Haproxy, NamedServer, Options};
+use super::support::{Process, eventually, eventually_async, lbctl};
+
+/// How servers come to be in HAProxy, and the way to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Case {
+    dynamic: bool,
+    way: Way,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Unix,
+    Tcp,
+    Master,
+}
+
+const CASES: [Case; 5] = [
+    Case { dynamic: false, way: Way::Unix },
+    Case { dynamic: false, way: Way::Tcp },
+    Case { dynamic: false, way: Way::Master },
+    Case { dynamic: true, way: Way::Unix },
+    Case { dynamic: true, way: Way::Master },
+];
+
+/// The check of every server, in the configuration or in `add server`.
+const CHECK: &str = "check inter 100ms rise 2 fall 2";
+
+impl Case {
+    /// A backend `app` of its mode.
+    fn backend(self, slots: u32) -> Backend {
+        match self.dynamic {
+            true => Backend::new("app", 0),
+            false => Backend::new("app", slots).prefix("srv").server(CHECK),
+        }
+    }
+
+    fn socket(self, haproxy: &Haproxy) -> SocketAddress {
+        match self.way {
+            Way::Unix => haproxy.unix(),
+            Way::Tcp => haproxy.tcp(),
+            Way::Master => haproxy.master(),
+        }
+    }
+}
+
+/// A HAProxy, a store with a table `web`, and the daemon between them.
+struct World {
+    case: Case,
+    sync: Process,
+    haproxy: Haproxy,
+    store: SharedStore,
+    _folder: TempDir,
+}
+
+impl World {
+    /// In master-worker mode, with a table of `slots` free slots.
+    async fn start(case: Case, slots: u32) -> Option<Self> {
+        Self::with(case, slots, case.backend(slots), Ramp::flat(Weight::saturating(100))).await
+    }
+
+    async fn with(case: Case, slots: u32, backend: Backend, ramp: Ramp) -> Option<Self> {
+        let haproxy = Haproxy::start(Options::new([backend]).master())?;
+        let folder = tempfile::tempdir().unwrap();
+        let store = open_store(&folder).await;
+        put_spec(&store, slots, ramp).await;
+        let mut command = sync_command(&folder, &case.socket(&haproxy));
+        command.args(["--backend", "app/srv", "--name", "lb1", "--admin", "off"]);
+        if case.dynamic {
+            command.args(["--mode", "dynamic", "--server-options", CHECK]);
+        }
+        let sync = Process::start("sync", folder.path(), &mut command);
+        Some(Self { case, sync, haproxy, store, _folder: folder })
+    }
+
+    async fn put(&self, number: u32, id: &str, address: impl ToString, state: SlotState) {
+        put_slot(&self.store, number, id, address, state).await;
+    }
+
+    async fn free(&self, numbers: impl IntoIterator<Item = u32>) {
+        let delete = |txn: Txn, number| txn.delete(keys::slot(&web(), slot(number)));
+        commit(&self.store, numbers.into_iter().fold(Txn::new(), delete)).await;
+    }
+
+    async fn report(&self) -> Option<HaproxyReport> {
+        let entry = self.store.get(&keys::haproxy(&"lb1".parse().unwrap())).await.unwrap()?;
+        Some(serde_json::from_slice(&entry.value).unwrap())
+    }
+
+    /// The report on the table, once it fulfils a condition.
+    async fn reported(&self, what: &str, holds: impl Fn(&BackendReport) -> bool) -> HaproxyReport {
+        eventually_async(&self.say(what), async || {
+            let report = self.report().await?;
+            report.backends.get(&web()).is_some_and(&holds).then_some(report)
+        })
+        .await
+    }
+
+    /// Waits until every change of the table so far is in HAProxy.
+    async fn converged(&self) -> HaproxyReport {
+        let revision = self.store.list(&keys::backend(&web())).await.unwrap();
+        let last = revision.entries.iter().map(|entry| entry.modified).max().unwrap();
+        self.reported("convergence", |web| web.converged && web.applied >= last).await
+    }
+
+    /// Who answers new connections: polls until it is just these.
+    fn served_by(&self, names: &[&str]) {
+        let wanted: BTreeSet<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let asks = names.len().max(1) * 4;
+        eventually(&self.say(&format!("{names:?} to serve")), || {
+            let answers = (0..asks).map(|_| Client::ask_once(self.haproxy.frontend("app")));
+            let served: BTreeSet<String> = answers.flatten().collect();
+            (served == wanted).then_some(())
+        });
+    }
+
+    /// No server of it takes part any more.
+    fn is_empty(&self) -> bool {
+        let servers = self.haproxy.servers("app");
+        if self.case.dynamic {
+            servers.is_empty()
+        } else {
+            servers.iter().all(|server| server.state() == "maint")
+        }
+    }
+
+    fn say(&self, what: &str) -> String {
+        let case = self.case;
+        format!("{what} ({case:?})\n{}\n{}", self.sync.tail(), self.haproxy.tail())
+    }
+}
+
+fn sync_command(folder: &TempDir, socket: &SocketAddress) -> Command {
+    let empty = folder.path().join("empty.toml");
+    std::fs::write(&empty, "").unwrap();
+    let mut command = Command::new(lbctl());
+    command.args(["sync-haproxy", "--from", "web", "--store", &store_url(folder), "--config"]);
+    command.arg(empty).args(["--socket", &socket.to_string()]);
+    command
+}
+
+fn store_url(folder: &TempDir) -> String {
+    format!("sqlite:{}", folder.path().join("store.db").display())
+}
+
+async fn open_store(folder: &TempDir) -> SharedStore {
+    store::open(&store_url(folder).parse().unwrap()).await.unwrap()
+}
+
+async fn put_spec(store: &SharedStore, slots: u32, ramp: Ramp) {
+    let spec = BackendSpec {
+        slots,
+        ramp,
+        drain_deadline: Duration::from_secs(300),
+        rest: Duration::from_secs(1),
+        unplaced: Vec::new(),
+    };
+    commit(store, Txn::new().put(keys::spec(&web()), serde_json::to_vec(&spec).unwrap())).await;
+}
+
+async fn put_slot(
+    store: &SharedStore,
+    number: u32,
+    id: &str,
+    address: impl ToString,
+    state: SlotState,
+) {
+    let value = serde_json::to_vec(&record(id, address, state)).unwrap();
+    commit(store, Txn::new().put(keys::slot(&web(), slot(number)), value)).await;
+}
+
+fn record(id: &str, address: impl ToString, state: SlotState) -> SlotRecord {
+    let endpoint = Endpoint {
+        id: id.parse().unwrap(),
+        address: address.to_string().parse().unwrap(),
+        name: None,
+        group: None,
+        zone: None,
+        weight: None,
+        leaving: false,
+    };
+    let now = Timestamp::now();
+    SlotRecord { endpoint, state, since: now, started: now }
+}
+
+async fn commit(store: &SharedStore, txn: Txn) {
+    assert!(matches!(store.commit(txn).await.unwrap(), Commit::Committed(_)));
+}
+
+fn web() -> BackendName {
+    "web".parse().unwrap()
+}
+
+fn slot(number: u32) -> SlotNumber {
+    SlotNumber::new(number).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_come_and_go_from_none_to_none() {
+    for case in CASES {
+        let Some(world) = World::start(case, 3).await else { return };
+        let names = ["a", "b", "c"];
+        let servers = names.map(|name| NamedServer::start(name, "127.0.0.2"));
+        world.reported("the empty table", |web| web.converged).await;
+        assert!(world.is_empty(), "{case:?}");
+        for (number, server) in (1..).zip(&servers) {
+            world.put(number, names[number as usize - 1], server.address(), SlotState::Ready).await;
+        }
+        world.served_by(&names);
+        let ids: Vec<String> = world
+            .haproxy
+            .servers("app")
+            .iter()
+            .map(|server| format!("{}={}", server.get("srv_name"), server.get("srv_id")))
+            .collect();
+        assert_eq!(ids.len(), 3, "{case:?}: {ids:?}");
+        world.free([2]).await;
+        world.served_by(&["a", "c"]);
+        world.free([1, 3]).await;
+        world.served_by(&[]);
+        eventually(&world.say("no server to be left"), || world.is_empty().then_some(()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_server_in_a_slot_takes_its_traffic_over() {
+    for case in CASES {
+        let Some(world) = World::start(case, 1).await else { return };
+        let (a, b) = (NamedServer::start("a", "127.0.0.2"), NamedServer::start("b", "127.0.0.3"));
+        world.put(1, "a", a.address(), SlotState::Ready).await;
+        world.served_by(&["a"]);
+        world.put(1, "b", b.address(), SlotState::Ready).await;
+        world.served_by(&["b"]);
+        world.converged().await;
+        let server = world.haproxy.server("app", "srv1");
+        assert_eq!((server.address(), server.weight()), (b.address().to_string(), 100));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_ramps_step_by_step_with_no_write_to_the_store() {
+    let ramp = Ramp {
+        min: Weight::saturating(10),
+        max: Weight::saturating(100),
+        step: Weight::saturating(30),
+        interval: Duration::from_millis(700),
+    };
+    for case in [CASES[0], CASES[4]] {
+        let Some(world) = World::with(case, 1, case.backend(1), ramp.clone()).await else { return };
+        world.reported("the empty table", |web| web.converged).await;
+        let server = NamedServer::start("a", "127.0.0.2");
+        world.put(1, "a", server.address(), SlotState::Ready).await;
+        let table = world.store.list(&keys::backend(&web())).await.unwrap().entries;
+        let mut seen = Vec::new();
+        eventually(&world.say("the full weight"), || {
+            let servers = world.haproxy.servers("app");
+            let ready =
+                servers.iter().find(|server| server.state() == "ready" && server.is_up())?;
+            seen.push(ready.weight());
+            (ready.weight() == 100).then_some(())
+        });
+        assert!(seen.is_sorted(), "{case:?}: {seen:?}");
+        seen.dedup();
+        let steps = [0, 10, 40, 70, 100];
+        assert!(seen.iter().all(|weight| steps.contains(weight)), "{case:?}: {seen:?}");
+        assert!(seen.len() >= 3, "{case:?}: it jumped: {seen:?}");
+        assert_eq!(world.store.list(&keys::backend(&web())).await.unwrap().entries, table);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draining_server_keeps_its_sessions_and_gets_no_new_ones() {
+    for case in CASES {
+        let Some(world) = World::start(case, 2).await else { return };
+        let (a, b) = (NamedServer::start("a", "127.0.0.2"), NamedServer::start("b", "127.0.0.3"));
+        world.put(1, "a", a.address(), SlotState::Ready).await;
+        world.served_by(&["a"]);
+        let mut held = Client::connect(world.haproxy.frontend("app")).unwrap();
+        assert_eq!(held.ask().unwrap(), "a");
+        world.put(2, "b", b.address(), SlotState::Ready).await;
+        world.served_by(&["a", "b"]);
+
+        world.put(1, "a", a.address(), SlotState::Drain).await;
+        world.served_by(&["b"]);
+        world
+            .reported("one session", |web| web.converged && web.sessions.get(&slot(1)) == Some(&1))
+            .await;
+        assert_eq!(world.haproxy.server("app", "srv1").state(), "drain");
+        assert_eq!(held.ask().unwrap(), "a", "{case:?}: the drain cut a session");
+        drop(held);
+        world.reported("no session", |web| web.sessions.get(&slot(1)) == Some(&0)).await;
+
+        world.put(1, "a", a.address(), SlotState::Rest).await;
+        world.converged().await;
+        let left = world.haproxy.servers("app");
+        let first = left.iter().find(|server| server.get("srv_name") == "srv1");
+        assert!(first.is_none_or(|server| server.state() == "maint"), "{case:?}: {left:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reloaded_or_restarted_haproxy_is_filled_again() {
+    for case in CASES {
+        let Some(mut world) = World::start(case, 2).await else { return };
+        let servers = ["a", "b"].map(|name| NamedServer::start(name, "127.0.0.2"));
+        for (number, server) in (1..).zip(&servers) {
+            world.put(number, &format!("e{number}"), server.address(), SlotState::Ready).await;
+        }
+        world.served_by(&["a", "b"]);
+        let first = world.converged().await.pid;
+
+        world.haproxy.reload();
+        world.served_by(&["a", "b"]);
+        let pid = world.haproxy.pid();
+        assert_ne!(Some(pid), first, "{case:?}: it was not reloaded");
+        eventually_async(&world.say("the report of the new worker"), async || {
+            (world.converged().await.pid == Some(pid)).then_some(())
+        })
+        .await;
+
+        world.haproxy.kill();
+        world.reported("the failure", |web| !web.converged && web.error.is_some()).await;
+        world.haproxy.start_again();
+        world.served_by(&["a", "b"]);
+        let pid = world.haproxy.pid();
+        eventually_async(&world.say("the report of the new process"), async || {
+            (world.converged().await.pid == Some(pid)).then_some(())
+        })
+        .await;
+        assert!(world.sync.is_running());
+    }
+}
+
+/// A server that never passed a check gets no request, though leaving maint makes it UP.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_reaches_a_server_that_never_passed_a_check() {
+    for case in [CASES[0], CASES[3]] {
+        let backend = case.backend(1).http().line("option httpchk GET /health");
+        let ramp = Ramp::flat(Weight::saturating(100));
+        let Some(world) = World::with(case, 1, backend, ramp).await else { return };
+        let sick = NamedServer::start("sick", "127.0.0.2");
+        sick.set_healthy(false);
+        world.reported("the empty table", |web| web.converged).await;
+        world.put(1, "sick", sick.address(), SlotState::Ready).await;
+        let frontend = world.haproxy.frontend("app");
+        let is_started = || {
+            let servers = world.haproxy.servers("app");
+            servers.iter().any(|server| server.state() == "ready" && server.weight() == 100)
+        };
+        let mut started = None;
+        // Asked all the time: before, while and for a second after it leaves maint.
+        eventually(&world.say("a second of weight"), || {
+            assert_eq!(Client::get(frontend), None, "{case:?}: a sick server answered");
+            let since = *started.get_or_insert_with(Instant::now);
+            if !is_started() {
+                started = None;
+            }
+            (is_started() && since.elapsed() > Duration::from_secs(1)).then_some(())
+        });
+        assert_eq!(sick.answered(), 0, "{case:?}");
+        sick.set_healthy(true);
+        eventually(&world.say("the healthy server to answer"), || {
+            (Client::get(frontend)? == "sick").then_some(())
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_entries_of_the_store_change_nothing_else() {
+    for case in [CASES[0], CASES[2], CASES[3]] {
+        let Some(world) = World::start(case, 4).await else { return };
+        let good = NamedServer::start("good", "127.0.0.2");
+        let plain = serde_json::to_string(&record("x", "127.0.0.9:80", SlotState::Ready)).unwrap();
+        let hostile = [
+            plain.replace("127.0.0.9:80", "127.0.0.9:80;disable frontend front-app"),
+            plain.replace("127.0.0.9:80", "127.0.0.9:80\\ndisable frontend front-app"),
+            plain.replace(r#""x""#, r#""x;disable frontend front-app\n""#),
+        ];
+        assert!(hostile.iter().all(|text| *text != plain), "nothing was made hostile");
+        for (number, text) in (1..).zip(hostile) {
+            commit(&world.store, Txn::new().put(keys::slot(&web(), slot(number)), text)).await;
+        }
+        world.put(4, "good", good.address(), SlotState::Ready).await;
+        world.served_by(&["good"]);
+        let error = world.reported("the damage", |web| web.error.is_some()).await;
+        let error = error.backends[&web()].error.clone().unwrap();
+        assert!(error.contains("slots/00001"), "{error}");
+        let servers = world.haproxy.servers("app");
+        let others = servers.iter().filter(|server| server.get("srv_name") != "srv4");
+        assert!(others.clone().all(|server| server.state() == "maint"), "{servers:?}");
+        assert!(others.clone().all(|server| server.get("srv_addr") != "127.0.0.9"), "{servers:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_may_have_ipv6_addresses() {
+    for case in CASES {
+        let Some(world) = World::start(case, 2).await else { return };
+        let six = NamedServer::start_at("six", "[::1]:0");
+        world.put(1, "six", six.address(), SlotState::Ready).await;
+        world
+            .put(2, "far", "[2001:db8:1234:5678:9abc:def0:1234:5678]:65535", SlotState::Ready)
+            .await;
+        world.served_by(&["six"]);
+        world.converged().await;
+        assert_eq!(world.haproxy.server("app", "srv1").get("srv_addr"), "::1");
+        let far = world.haproxy.server("app", "srv2");
+        assert_eq!(far.address(), "2001:db8:1234:5678:9abc:def0:1234:5678:65535");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_many_lines_is_applied_whole() {
+    let slots = 400;
+    for case in CASES {
+        let Some(world) = World::start(case, slots).await else { return };
+        // A commit holds a hundred writes or so.
+        for numbers in (1..=slots).collect::<Vec<_>>().chunks(50) {
+            let txn = numbers.iter().fold(Txn::new(), |txn, number| {
+                let address = format!("[2001:db8:1234:5678:9abc:def0:1234:{number:x}]:{number}");
+                let record = record(&format!("e{number}"), address, SlotState::Ready);
+                let value = serde_json::to_vec(&record).unwrap();
+                txn.put(keys::slot(&web(), slot(*number)), value)
+            });
+            commit(&world.store, txn).await;
+        }
+        world.converged().await;
+        let servers = world.haproxy.servers("app");
+        assert_eq!(servers.len(), slots as usize, "{case:?}");
+        for server in &servers {
+            let number: u32 = server.get("srv_name").trim_start_matches("srv").parse().unwrap();
+            let address = format!("2001:db8:1234:5678:9abc:def0:1234:{number:x}:{number}");
+            assert_eq!((server.address(), server.weight()), (address, 100), "{case:?}");
+            assert_eq!((server.state(), server.get("srv_id")), ("ready", &*number.to_string()));
+        }
+    }
+}
+
+/// What `--once` says and ends with on a misconfigured HAProxy.
+async fn once(
+    options: Options,
+    socket: impl Fn(&Haproxy) -> SocketAddress,
+    more: &[&str],
+) -> Option<Output> {
+    let haproxy = Haproxy::start(options)?;
+    let folder = tempfile::tempdir().unwrap();
+    let store = open_store(&folder).await;
+    put_spec(&store, 2, Ramp::flat(Weight::saturating(50))).await;
+    put_slot(&store, 1, "a", "127.0.0.1:9001", SlotState::Ready).await;
+    let mut command = sync_command(&folder, &socket(&haproxy));
+    Some(command.args(["--once"]).args(more).output().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_misconfiguration_is_told_with_the_line_to_change() {
+    let slots = || Backend::new("app", 2);
+    let http = || Options::new([slots().http()]).master();
+    let app: &[&str] = &["--backend", "app"];
+    let dynamic: &[&str] = &["--backend", "app", "--mode", "dynamic"];
+    let master_as_unix = |haproxy: &Haproxy| match haproxy.master() {
+        SocketAddress::Master(path) => SocketAddress::Unix(path),
+        other => other,
+    };
+    let frontend = |haproxy: &Haproxy| {
+        let at = haproxy.frontend("app");
+        SocketAddress::Tcp { host: at.ip().to_string(), port: at.port() }
+    };
+    let cases = [
+        (once(Options::new([slots()]).level("operator"), Haproxy::unix, app).await, "level admin"),
+        (once(http(), Haproxy::master, &["--backend", "other"]).await, "no backend other"),
+        (once(http(), master_as_unix, app).await, "master:/"),
+        (
+            once(http(), |haproxy| SocketAddress::Master(haproxy.socket_path()), app).await,
+            "write it as `/",
+        ),
+        (once(http(), frontend, app).await, "stats socket"),
+        (
+            once(Options::new([Backend::new("app", 1)]), Haproxy::unix, app).await,
+            "server-template s 1-2",
+        ),
+        (once(Options::new([Backend::new("app", 0)]), Haproxy::unix, app).await, "server-template"),
+        (
+            once(
+                Options::new([Backend::new("app", 0).balance("static-rr")]),
+                Haproxy::unix,
+                dynamic,
+            )
+            .await,
+            "balance roundrobin",
+        ),
+        (
+            once(
+                Options::new([Backend::new("app", 0)]),
+                Haproxy::unix,
+                &[dynamic, &["--server-options", "chek"]].concat(),
+            )
+            .await,
+            "chek",
+        ),
+    ];
+    for (output, line) in cases {
+        let Some(output) = output else { return };
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{line}: {said}");
+        assert!(said.contains(line), "{line}: {said}");
+    }
+}

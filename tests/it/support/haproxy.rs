@@ -147,6 +147,11 @@ impl Haproxy {
         &mut self.process
     }
 
+    /// Its last log lines.
+    pub fn tail(&self) -> String {
+        self.process.tail()
+    }
+
     /// Where the frontend of a backend listens.
     pub fn frontend(&self, backend: &str) -> SocketAddr {
         let index = self.options.backends.iter().position(|b| b.name == backend).unwrap();
