@@ -78,6 +78,18 @@ impl Rejection {
 }
 
 impl RejectionKind {
+    /// No further try can help before a configuration has changed.
+    pub fn is_misconfiguration(self) -> bool {
+        matches!(
+            self,
+            Self::NoSuchBackend
+                | Self::PermissionDenied
+                | Self::StaticAlgorithm
+                | Self::InvalidOptions
+                | Self::UnknownCommand
+        )
+    }
+
     pub(super) fn remedy_without_command(self) -> Option<String> {
         let text = match self {
             Self::PermissionDenied => {

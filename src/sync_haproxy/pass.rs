@@ -52,6 +52,8 @@ pub struct Look {
     /// What is left to do.
     pub plan: Plan,
     pub refused: BTreeMap<SlotNumber, String>,
+    /// Slots that no further try can help.
+    pub misconfigured: BTreeSet<SlotNumber>,
 }
 
 impl Look {
@@ -64,6 +66,12 @@ impl Look {
     /// serves nobody, so that it need not keep others waiting.
     pub fn holds(&self) -> bool {
         self.plan.drift.iter().all(|slot| self.plan.unplaced.contains(slot))
+    }
+
+    /// Whether all that is left to do waits for another configuration.
+    pub fn is_misconfigured(&self) -> bool {
+        let waits = |slot| self.plan.unplaced.contains(slot) || self.misconfigured.contains(slot);
+        self.plan.drift.iter().all(waits)
     }
 
     /// Why it is not what it should be, in a sentence.
@@ -83,7 +91,7 @@ impl Pass {
 
     /// Whether all that is left to do waits for another configuration of HAProxy or of lbctl.
     pub fn is_misconfigured(&self) -> bool {
-        !self.is_converged() && self.targets.iter().flatten().all(Look::holds)
+        !self.is_converged() && self.targets.iter().flatten().all(Look::is_misconfigured)
     }
 
     /// Every problem, for people.
@@ -228,6 +236,10 @@ impl Engine {
                 continue;
             };
             let fresh = tried.insert(action.command.to_string());
+            let why = match rejection.remedy() {
+                Some(remedy) => format!("{}: {remedy}", rejection.reply),
+                None => rejection.reply.clone(),
+            };
             let Rejection { command, reply, kind } = *rejection;
             tracing::debug!(%command, %reply, "HAProxy refuses a command");
             match (&command, kind) {
@@ -237,11 +249,14 @@ impl Engine {
                 // Its health follows the server that it tracks.
                 (Command::SetHealthDown { .. }, RejectionKind::NoHealthCheck) => {}
                 (_, RejectionKind::StillInUse) => {
-                    learnt.refused.insert(action.slot, reply);
+                    learnt.refused.insert(action.slot, why);
                 }
                 _ if fresh => {}
                 _ => {
-                    learnt.refused.insert(action.slot, reply);
+                    learnt.refused.insert(action.slot, why);
+                    if kind.is_misconfiguration() {
+                        learnt.misconfigured.insert(action.slot);
+                    }
                 }
             }
         }
@@ -250,6 +265,7 @@ impl Engine {
     fn forget_refusals(&mut self) {
         for learnt in &mut self.learnt {
             learnt.refused.clear();
+            learnt.misconfigured.clear();
         }
     }
 
@@ -263,7 +279,9 @@ impl Engine {
             .zip(&self.learnt)
             .map(|(plan, learnt)| {
                 let (revision, plan) = plan?;
-                Some(Look { revision, plan, refused: learnt.refused.clone() })
+                let (refused, misconfigured) =
+                    (learnt.refused.clone(), learnt.misconfigured.clone());
+                Some(Look { revision, plan, refused, misconfigured })
             })
             .collect()
     }

@@ -14,6 +14,8 @@ pub struct Learnt {
     pub static_weights: bool,
     /// Slots whose commands were refused, with the reply: not tried again in this pass.
     pub refused: BTreeMap<SlotNumber, String>,
+    /// Those of them that no further try can help: a configuration must change.
+    pub misconfigured: BTreeSet<SlotNumber>,
 }
 
 /// One command, for one slot.
