@@ -461,7 +461,9 @@ async fn once(
     let folder = tempfile::tempdir().unwrap();
     let store = open_store(&folder).await;
     put_spec(&store, 2, Ramp::flat(Weight::saturating(50))).await;
-    put_slot(&store, 1, "a", "127.0.0.1:9001", SlotState::Ready).await;
+    for number in [1, 2] {
+        put_slot(&store, number, &format!("e{number}"), "127.0.0.1:9001", SlotState::Ready).await;
+    }
     let mut command = sync_command(&folder, &socket(&haproxy));
     Some(command.args(["--once"]).args(more).output().unwrap())
 }
