@@ -160,7 +160,8 @@ mod tests {
             sessions: sessions.iter().map(|(n, count)| (slot(*n), *count)).collect(),
             ..Plan::default()
         };
-        Look { revision: Revision(revision), plan, refused: BTreeMap::new() }
+        let (refused, misconfigured) = Default::default();
+        Look { revision: Revision(revision), plan, refused, misconfigured }
     }
 
     fn pass(looks: Vec<Look>) -> Pass {

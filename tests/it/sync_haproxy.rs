@@ -261,7 +261,7 @@ async fn a_server_ramps_step_by_step_with_no_write_to_the_store() {
         interval: Duration::from_millis(700),
     };
     for case in [CASES[0], CASES[4]] {
-        let Some(world) = World::with(case, 1, case.backend(1), ramp.clone()).await else { return };
+        let Some(world) = World::with(case, 1, case.backend(1), ramp).await else { return };
         world.reported("the empty table", |web| web.converged).await;
         let server = NamedServer::start("a", "127.0.0.2");
         world.put(1, "a", server.address(), SlotState::Ready).await;
