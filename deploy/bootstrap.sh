@@ -93,7 +93,7 @@ is_there() {
     /*) [[ -e $1 ]] ;;
     # The types that every protoc knows; it finds them beside itself.
     descriptor.proto)
-        protoc=$(type -P protoc) && [[ -e ${protoc%/bin/*}/include/google/protobuf/$1 ]]
+        protoc=$(readlink -f "$(type -P protoc)") && [[ -e ${protoc%/bin/*}/include/google/protobuf/$1 ]]
         ;;
     *) type -P "$1" >/dev/null ;;
     esac
