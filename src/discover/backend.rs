@@ -39,8 +39,8 @@ pub enum Pass {
     Blind(&'static str),
     /// What was planned; nothing is left to write now.
     Settled(Plan),
-    /// Something was written, or is to be tried again.
-    Busy,
+    /// This was written, or is to be tried again.
+    Busy(Plan),
 }
 
 impl Backend {
@@ -155,10 +155,10 @@ impl Backend {
             _ => return Pass::Settled(plan),
         };
         if self.retry_at.is_some_and(|at| at > Instant::now()) {
-            return Pass::Busy;
+            return Pass::Busy(plan);
         }
         self.write(leadership, &table, &plan, reporter).await;
-        Pass::Busy
+        Pass::Busy(plan)
     }
 
     async fn write(
@@ -217,7 +217,7 @@ impl Backend {
             confirmed: &confirmed,
             recent: &recent,
             reports: &reports(&self.settings.name, &self.reports),
-            now: Timestamp::now(),
+            now: now(),
         })
     }
 
@@ -227,10 +227,16 @@ impl Backend {
         let retry = self.retry_at.map(|at| at.saturating_duration_since(Instant::now()));
         match pass {
             Pass::Settled(plan) => plan.next_wake.unwrap_or(idle).min(idle),
-            Pass::Busy => retry.unwrap_or(idle),
+            Pass::Busy(_) => retry.unwrap_or(idle),
             Pass::Blind(_) => idle,
         }
     }
+}
+
+/// To the millisecond: what is finer only makes the stored texts longer.
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
 }
 
 /// Servers that a plan removed without their saying so.

@@ -213,6 +213,7 @@ async fn once(
 ) -> CommandResult<PlannedBackend> {
     let name = settings.name.clone();
     let mut why = "the store has not answered yet";
+    let mut written = None;
     let passes = async {
         let mut backend = Backend::open(store, settings).await;
         let mut reporter = Reporter::silent(backend.name().clone());
@@ -221,12 +222,18 @@ async fn once(
             let pass = backend.pass(leadership.as_ref(), &mut reporter).await;
             let wake = backend.next_wake(&pass);
             match pass {
+                Pass::Settled(plan) if plan.is_empty() && written.is_some() => {
+                    return Ok(written.take().unwrap_or(plan));
+                }
                 Pass::Settled(plan) => match backend.source_error() {
                     Some(error) => return Err(CommandError::msg(Kind::Failed, error)),
                     None => return Ok(plan),
                 },
                 Pass::Blind(reason) => why = reason,
-                Pass::Busy => why = "the table keeps changing",
+                Pass::Busy(plan) => {
+                    why = "the table keeps changing";
+                    written.get_or_insert(plan);
+                }
             }
             tokio::select! {
                 heard = backend.hear() => heard?,

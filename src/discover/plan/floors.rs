@@ -10,7 +10,8 @@ use crate::model::{EndpointId, SlotNumber};
 /// How much a plan may take away. Servers that say themselves that they leave do not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Floors {
-    /// Most servers that may vanish within [`Floors::window`], in percent of those that were ready.
+    /// Most servers that may vanish within [`Floors::window`], in percent of the ready ones, new
+    /// ones included.
     /// A single one always may.
     pub max_drop_percent: u32,
     /// Fewest servers that vanishing ones may leave ready.
@@ -82,7 +83,10 @@ pub(super) struct Loss {
     pub empty: bool,
     /// Ready servers before the plan.
     pub ready: usize,
-    /// Those of them that vanished, confirmed or not.
+    /// Those that it adds. They count as ready, or else a plan that is refused would be allowed as
+    /// soon as they are placed.
+    pub new: usize,
+    /// Those of the ready ones that vanished, confirmed or not.
     pub vanished: usize,
     /// Servers that vanished within the window before this plan and did not come back.
     pub recent: usize,
@@ -99,7 +103,7 @@ impl Floors {
         if loss.empty {
             return Some(RefusalReason::EmptyAnswer);
         }
-        let (gone, before) = (loss.vanished + loss.recent, loss.ready + loss.recent);
+        let (gone, before) = (loss.vanished + loss.recent, loss.ready + loss.new + loss.recent);
         if gone > 1 && gone * 100 > before * self.max_drop_percent as usize {
             let percent = u32::try_from(gone * 100 / before.max(1)).unwrap_or(100);
             return Some(RefusalReason::MaxDropPercent { percent, allowed: self.max_drop_percent });
@@ -192,7 +196,7 @@ mod tests {
     };
 
     fn loss(ready: usize, vanished: usize, recent: usize) -> Loss {
-        Loss { empty: false, ready, vanished, recent, left: ready - vanished }
+        Loss { empty: false, ready, new: 0, vanished, recent, left: ready - vanished }
     }
 
     fn met(loss: Loss) -> Option<&'static str> {

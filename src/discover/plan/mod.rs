@@ -9,7 +9,8 @@
 //!   without a ready server and no session is cut; only where no slot is free it is re-addressed in
 //!   place.
 //! - A slot makes one step a plan, and a slot that is freed by a plan is not given away by it.
-//! - Planning again after a plan was written gives an empty plan. Weights never cause a write.
+//! - Planning again after a plan was written gives an empty plan, but for what that one made room
+//!   for. Weights never cause a write.
 
 mod floors;
 mod placing;

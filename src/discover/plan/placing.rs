@@ -153,7 +153,7 @@ impl Planner<'_> {
     }
 
     /// The slot that this very server, at this address, drains in or rests in.
-    fn left_by(&self, endpoint: &Endpoint) -> Option<(SlotNumber, SlotState)> {
+    pub(super) fn left_by(&self, endpoint: &Endpoint) -> Option<(SlotNumber, SlotState)> {
         let same = |record: &SlotRecord| {
             record.endpoint.id == endpoint.id && record.endpoint.address == endpoint.address
         };

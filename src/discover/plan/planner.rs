@@ -151,11 +151,14 @@ impl<'a> Planner<'a> {
         if self.world.policy.drain_vanished {
             return;
         }
+        // One that a floor keeps is not known to be dead.
+        let kept: BTreeSet<&EndpointId> =
+            self.in_state(SlotState::Ready).map(|(_, record)| &record.endpoint.id).collect();
+        let gone = |id: &EndpointId| !answer.knows(id) && !kept.contains(id);
         let dead: Vec<SlotNumber> = self
             .in_state(SlotState::Drain)
-            .filter(|(number, record)| {
-                self.slots[number].changed.is_none() && !answer.knows(&record.endpoint.id)
-            })
+            .filter(|(number, _)| self.slots[number].changed.is_none())
+            .filter(|(_, record)| gone(&record.endpoint.id))
             .map(|(number, _)| number)
             .collect();
         for number in dead {
@@ -167,14 +170,18 @@ impl<'a> Planner<'a> {
         let ready: BTreeSet<&EndpointId> =
             self.in_state(SlotState::Ready).map(|(_, record)| &record.endpoint.id).collect();
         let staying = ready.iter().filter(|id| answer.knows(id)).count();
-        let wanted = answer.endpoints.values().filter(|e| !e.leaving).count();
-        let new = wanted.saturating_sub(staying).min(self.free_slots().count());
+        let wanted = || answer.endpoints.values().filter(|e| !e.leaving);
+        let returning = wanted().filter(|e| !ready.contains(&e.id) && self.left_by(e).is_some());
+        let returning = returning.count();
+        let new = wanted().filter(|e| !ready.contains(&e.id)).count() - returning;
+        let new = new.min(self.free_slots().count()) + returning;
         let mut recent: BTreeSet<&EndpointId> = self.world.recent.iter().collect();
         recent.extend(self.lately_removed());
-        recent.retain(|id| !ready.contains(id));
+        recent.retain(|id| !ready.contains(id) && !answer.knows(id));
         Loss {
             empty: answer.is_empty(),
             ready: ready.len(),
+            new,
             vanished,
             recent: recent.len(),
             left: staying + new,

@@ -451,10 +451,10 @@ impl Bench {
             Damage::CopyOf(other) => endpoint(*other).map(Content::Sound),
             Damage::Lost => None,
         };
-        match (content, damage) {
-            (Some(content), _) => _ = self.table.slots.insert(slot, StoredSlot { modified, content }),
-            (None, Damage::Lost) => _ = self.table.slots.remove(&slot),
-            (None, _) => {}
+        if let Some(content) = content {
+            self.table.slots.insert(slot, StoredSlot { modified, content });
+        } else if matches!(damage, Damage::Lost) {
+            self.table.slots.remove(&slot);
         }
     }
 
@@ -502,19 +502,21 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_history_breaks_the_rules_and_every_plan_is_whole(
+    fn no_history_breaks_the_rules_and_every_plan_comes_to_rest(
         slots in 1u32..7, drains in any::<bool>(), events in proptest::collection::vec(event(), 1..40),
     ) {
         let mut bench = Bench::new(slots);
         bench.policy.drain_vanished = drains;
         for event in &events {
             bench.happens(event);
-            let before = bench.table.clone();
-            let plan = bench.pass();
-            bench.check(&before, &plan);
-            let again = bench.plan();
-            // With no HAProxy to wait for, a plan may be followed by what it made possible.
-            prop_assert!(again.is_empty(), "{event:?}: {:?} then {:?}", plan.actions, again.actions);
+            // A plan may free what the next one gives away; then nothing is left to do.
+            let settled = (0..5).any(|_| {
+                let before = bench.table.clone();
+                let plan = bench.pass();
+                bench.check(&before, &plan);
+                plan.is_empty()
+            });
+            prop_assert!(settled, "{event:?} is never done: {:?}", bench.plan().actions);
         }
     }
 

@@ -65,7 +65,8 @@ pub(super) async fn run(name: DnsName, context: SourceContext, teller: Teller) {
     loop {
         // A new resolver each time: `/etc/resolv.conf` may have changed.
         let look = tokio::time::timeout(DEADLINE, look(&name, &context)).await;
-        let look = look.unwrap_or_else(|_| Err(format!("no answer within {} s", DEADLINE.as_secs())));
+        let look =
+            look.unwrap_or_else(|_| Err(format!("no answer within {} s", DEADLINE.as_secs())));
         let wait = match &look {
             Ok((_, ttl)) => (*ttl).clamp(*TTL.start(), *TTL.end()),
             Err(_) => backoff.next_wait(),
@@ -195,7 +196,10 @@ async fn records(
             if none.response_code == ResponseCode::NoError =>
         {
             // The other family's answer decides; alone it says nothing for long.
-            Ok((Vec::new(), none.negative_ttl.map_or(*TTL.end(), |s| Duration::from_secs(s.into()))))
+            Ok((
+                Vec::new(),
+                none.negative_ttl.map_or(*TTL.end(), |s| Duration::from_secs(s.into())),
+            ))
         }
         Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
             Err(format!("{name} {record_type}: {}", none.response_code))
@@ -254,12 +258,7 @@ mod tests {
         }
     }
 
-    async fn serve(
-        socket: UdpSocket,
-        zone: Arc<Mutex<Zone>>,
-        asked: Arc<Mutex<u32>>,
-        ttl: u32,
-    ) {
+    async fn serve(socket: UdpSocket, zone: Arc<Mutex<Zone>>, asked: Arc<Mutex<u32>>, ttl: u32) {
         let mut buffer = [0; 4096];
         loop {
             let (len, peer) = socket.recv_from(&mut buffer).await.unwrap();
@@ -359,7 +358,11 @@ mod tests {
             .map(|e| (e.address.to_string(), e.weight.unwrap().get(), e.name.clone().unwrap()))
             .map(|(address, weight, name)| (address, weight, name.to_string()))
             .collect();
-        let expected = [("10.0.0.1:8001", 100, "a.test"), ("10.0.0.2:8002", 25, "b.test"), ("10.0.0.2:8003", 1, "b.test")];
+        let expected = [
+            ("10.0.0.1:8001", 100, "a.test"),
+            ("10.0.0.2:8002", 25, "b.test"),
+            ("10.0.0.2:8003", 1, "b.test"),
+        ];
         assert_eq!(seen, expected.map(|(a, w, n)| (a.to_owned(), w, n.to_owned())));
         server.zone.lock().unwrap().insert(("b.test", RecordType::A), Err(ResponseCode::ServFail));
         server.look("_http._tcp.test.").await.unwrap_err();

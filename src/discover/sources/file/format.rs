@@ -74,7 +74,8 @@ fn parse_yaml<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
     let options = serde_saphyr::options! { with_snippet: false };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let line = error.location().and_then(|location| usize::try_from(location.line()).ok());
-        Problem { line, message: error.to_string() }
+        // One without a place is about the document as a whole.
+        Problem { line: line.or(Some(1)), message: error.to_string() }
     })
 }
 
