@@ -13,6 +13,7 @@ pub mod error;
 pub mod haproxy;
 pub mod model;
 pub mod output;
+pub mod overview;
 pub mod presence;
 pub mod register;
 pub mod registry;

@@ -13,7 +13,7 @@ pub mod telemetry;
 
 pub use backoff::{Backoff, Health};
 pub use readiness::{Gate, Readiness};
-pub use run::{Context, run};
+pub use run::{Context, run, until_signal};
 pub use settings::{AdminAddress, DaemonArgs, Options};
 pub use status::StatusBoard;
 pub use tasks::{OwnedTask, Tasks, spawn_owned};

@@ -50,6 +50,28 @@ where
     supervise(body(context.clone()), &context, signals, failed).await
 }
 
+/// Runs a command that is no daemon but ends cleanly on SIGINT and SIGTERM: the first cancels
+/// `stop`, on which the work is to end soon; the second ends it at once.
+pub async fn until_signal(
+    stop: CancellationToken,
+    work: impl Future<Output = CommandResult>,
+) -> CommandResult {
+    let mut signals = Signals::listen()?;
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            result = &mut work => return result,
+            got = signals.next() => match got {
+                Signal::Reload => {}
+                Signal::Stop(kind) if stop.is_cancelled() => {
+                    return Err(CommandError::msg(kind, "ended at once by a second signal"));
+                }
+                Signal::Stop(_) => stop.cancel(),
+            },
+        }
+    }
+}
+
 /// Waits for the work to end, in whichever way it does.
 async fn supervise(
     body: impl Future<Output = CommandResult>,

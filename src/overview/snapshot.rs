@@ -1,0 +1,323 @@
+//! The stored entries as one picture, at one instant.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::election::LeaderRecord;
+use crate::model::{
+    BackendName, BackendSpec, EndpointId, HaproxyReport, ServerAddress, SlotNumber, SlotRecord,
+    SlotState, Timestamp, Weight, keys,
+};
+use crate::store::{Entry, Revision};
+
+/// All that `status` shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Snapshot {
+    pub at: Timestamp,
+    pub backends: Vec<BackendView>,
+    pub haproxies: Vec<HaproxyView>,
+    pub leaders: Vec<LeaderView>,
+    /// Entries that could not be read, by key, with why.
+    pub unreadable: BTreeMap<String, String>,
+}
+
+/// One table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BackendView {
+    pub name: BackendName,
+    /// `None` where the table has no readable spec: no weights are known then.
+    pub slot_count: Option<u32>,
+    pub slots: Vec<SlotView>,
+    pub unplaced: Vec<EndpointId>,
+}
+
+/// One held slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SlotView {
+    pub slot: SlotNumber,
+    pub server: String,
+    pub address: ServerAddress,
+    pub group: Option<String>,
+    pub zone: Option<String>,
+    pub weight: Option<Weight>,
+    pub target: Option<Weight>,
+    pub state: SlotState,
+    pub since: Timestamp,
+}
+
+/// One table as one HAProxy has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HaproxyView {
+    pub name: String,
+    pub version: Option<String>,
+    pub pid: Option<u32>,
+    pub backend: BackendName,
+    /// It equalled what it wants at its last look, and no change of the table is newer.
+    pub converged: bool,
+    pub drift: u32,
+    /// How many slots changed since what it has applied.
+    pub slots_behind: u32,
+    /// How long the oldest of those changes waits, in milliseconds, by the clocks of the host that
+    /// wrote it and this one.
+    pub behind_ms: u64,
+    /// Live sessions on draining slots.
+    pub draining_sessions: u64,
+    pub problem: Option<String>,
+}
+
+/// One election's leader.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeaderView {
+    pub election: String,
+    pub leader: String,
+    pub token: Revision,
+    pub since: Option<Timestamp>,
+}
+
+/// A table as its entries are read, before weights are known.
+#[derive(Debug, Default)]
+struct Table {
+    spec: Option<BackendSpec>,
+    slots: Vec<(SlotNumber, SlotRecord, Revision)>,
+}
+
+#[derive(Debug, Default)]
+struct Reading {
+    tables: BTreeMap<BackendName, Table>,
+    reports: Vec<HaproxyReport>,
+    leaders: Vec<LeaderView>,
+    unreadable: BTreeMap<String, String>,
+}
+
+impl Snapshot {
+    /// Reads entries of the whole store; those of other purposes are passed over.
+    pub fn of<'e>(entries: impl IntoIterator<Item = &'e Entry>, now: Timestamp) -> Self {
+        let mut reading = Reading::default();
+        for entry in entries {
+            if let Err(problem) = reading.take(entry) {
+                reading.unreadable.insert(entry.key.to_string(), problem);
+            }
+        }
+        let Reading { tables, reports, leaders, unreadable } = reading;
+        let haproxies = reports.iter().flat_map(|report| haproxy_views(report, &tables, now));
+        Self {
+            at: now,
+            haproxies: haproxies.collect(),
+            backends: tables.iter().map(|(name, table)| table.view(name, now)).collect(),
+            leaders,
+            unreadable,
+        }
+    }
+}
+
+impl Reading {
+    fn take(&mut self, entry: &Entry) -> Result<(), String> {
+        if let Some(rest) = keys::backends().strip(&entry.key) {
+            return self.take_table(rest, entry);
+        }
+        if keys::haproxies().contains(&entry.key) {
+            self.reports.push(json(entry)?);
+        } else if let Some(name) = keys::elections().strip(&entry.key) {
+            let LeaderRecord { id, since } = LeaderRecord::from_value(&entry.value);
+            let (election, token) = (name.to_owned(), entry.created);
+            self.leaders.push(LeaderView { election, leader: id, token, since });
+        }
+        Ok(())
+    }
+
+    fn take_table(&mut self, rest: &str, entry: &Entry) -> Result<(), String> {
+        let (name, part) = rest.split_once('/').ok_or("is no part of a table")?;
+        let name: BackendName = name.parse().map_err(|error| format!("{error}"))?;
+        let table = self.tables.entry(name).or_default();
+        match part.split_once('/') {
+            None if part == "spec" => table.spec = Some(json(entry)?),
+            Some(("slots", number)) => {
+                let number = number.parse().map_err(|error| format!("{error}"))?;
+                table.slots.push((number, json(entry)?, entry.modified));
+            }
+            _ => return Err("is no part of a table".into()),
+        }
+        Ok(())
+    }
+}
+
+fn json<T: serde::de::DeserializeOwned>(entry: &Entry) -> Result<T, String> {
+    serde_json::from_slice(&entry.value).map_err(|error| error.to_string())
+}
+
+impl Table {
+    fn view(&self, name: &BackendName, now: Timestamp) -> BackendView {
+        let slots =
+            self.slots.iter().map(|(number, record, _)| self.slot_view(*number, record, now));
+        BackendView {
+            name: name.clone(),
+            slot_count: self.spec.as_ref().map(|spec| spec.slots),
+            slots: slots.collect(),
+            unplaced: self.spec.as_ref().map(|spec| spec.unplaced.clone()).unwrap_or_default(),
+        }
+    }
+
+    fn slot_view(&self, slot: SlotNumber, record: &SlotRecord, now: Timestamp) -> SlotView {
+        let SlotRecord { endpoint, state, since, started } = record;
+        // Only a ready server takes traffic by weight.
+        let ramp = self.spec.as_ref().map(|s| s.ramp).filter(|_| *state == SlotState::Ready);
+        let label = |label: &Option<crate::model::Label>| label.as_ref().map(ToString::to_string);
+        SlotView {
+            slot,
+            server: label(&endpoint.name).unwrap_or_else(|| endpoint.id.to_string()),
+            address: endpoint.address,
+            group: label(&endpoint.group),
+            zone: label(&endpoint.zone),
+            weight: ramp.map(|r| r.weight_at(*started, now, endpoint.weight)),
+            target: ramp.map(|r| r.target(endpoint.weight)),
+            state: *state,
+            since: *since,
+        }
+    }
+
+    /// How many slots changed after a revision, and since when the oldest change waits.
+    fn newer_than(&self, applied: Revision) -> (u32, Option<Timestamp>) {
+        let newer = self.slots.iter().filter(|(_, _, modified)| *modified > applied);
+        newer.fold((0, None), |(count, oldest), (_, record, _)| {
+            (count + 1, Some(oldest.map_or(record.since, |o: Timestamp| o.min(record.since))))
+        })
+    }
+}
+
+fn haproxy_views(
+    report: &HaproxyReport,
+    tables: &BTreeMap<BackendName, Table>,
+    now: Timestamp,
+) -> Vec<HaproxyView> {
+    let view = |(backend, state): (&BackendName, &crate::model::BackendReport)| {
+        let table = tables.get(backend);
+        let (slots_behind, oldest) = table.map_or((0, None), |t| t.newer_than(state.applied));
+        let waits = oldest.map_or(0, |since| now.as_millisecond() - since.as_millisecond());
+        HaproxyView {
+            name: report.name.to_string(),
+            version: report.version.clone(),
+            pid: report.pid,
+            backend: backend.clone(),
+            converged: state.converged && slots_behind == 0,
+            drift: state.drift,
+            slots_behind,
+            behind_ms: u64::try_from(waits).unwrap_or(0),
+            draining_sessions: state.sessions.values().sum(),
+            problem: problem(report, state.error.as_ref(), table.is_some()),
+        }
+    };
+    report.backends.iter().map(view).collect()
+}
+
+fn problem(report: &HaproxyReport, said: Option<&String>, has_table: bool) -> Option<String> {
+    if let Some(error) = said {
+        return Some(error.clone());
+    }
+    if report.pid.is_none() {
+        return Some("HAProxy does not answer".into());
+    }
+    (!has_table).then(|| "there is no such table".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{BackendReport, Ramp};
+    use crate::store::Key;
+
+    fn entry(key: &str, value: impl Serialize, revision: u64) -> Entry {
+        let key: Key = key.parse().unwrap();
+        let revision = Revision(revision);
+        let value = serde_json::to_vec(&value).unwrap().into();
+        Entry { key, value, created: revision, modified: revision, lease: None }
+    }
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(seconds).unwrap()
+    }
+
+    fn spec() -> serde_json::Value {
+        serde_json::json!({
+            "slots": 3, "ramp": Ramp::default(), "drain_deadline": "30s", "rest": "10s",
+            "unplaced": ["i-9"],
+        })
+    }
+
+    fn slot(state: &str) -> serde_json::Value {
+        serde_json::json!({
+            "id": "i-1", "address": "10.0.0.1:80", "state": state, "since": at(100), "started": at(100),
+        })
+    }
+
+    fn report(applied: u64) -> HaproxyReport {
+        let state =
+            BackendReport { applied: Revision(applied), converged: true, ..Default::default() };
+        HaproxyReport {
+            name: "lb-1".parse().unwrap(),
+            pid: Some(7),
+            version: Some("2.6.12".into()),
+            at: at(120),
+            backends: [("web".parse().unwrap(), state)].into(),
+        }
+    }
+
+    #[test]
+    fn weights_are_of_now_and_only_for_servers_that_take_traffic() {
+        let entries = [
+            entry("backends/web/slots/00001", slot("ready"), 2),
+            entry("backends/web/slots/00002", slot("drain"), 3),
+            entry("backends/web/spec", spec(), 1),
+        ];
+        let snapshot = Snapshot::of(&entries, at(125));
+        let web = &snapshot.backends[0];
+        assert_eq!((web.slot_count, web.unplaced.len()), (Some(3), 1));
+        let weights: Vec<Option<u16>> =
+            web.slots.iter().map(|s| s.weight.map(Weight::get)).collect();
+        assert_eq!(weights, [Some(30), None]);
+        assert_eq!(web.slots[0].target.map(Weight::get), Some(100));
+    }
+
+    #[test]
+    fn a_haproxy_that_has_not_applied_the_newest_change_is_behind_and_not_converged() {
+        let table = [
+            entry("backends/web/slots/00001", slot("ready"), 5),
+            entry("backends/web/spec", spec(), 1),
+        ];
+        for (applied, behind, behind_ms) in [(4, 1, 30_000), (5, 0, 0)] {
+            let mut entries = table.to_vec();
+            entries.push(entry("haproxies/lb-1", report(applied), 9));
+            let snapshot = Snapshot::of(&entries, at(130));
+            let lb = &snapshot.haproxies[0];
+            assert_eq!((lb.slots_behind, lb.behind_ms), (behind, behind_ms));
+            assert_eq!(lb.converged, behind == 0);
+            assert_eq!(lb.problem, None);
+        }
+    }
+
+    #[test]
+    fn damaged_entries_are_named_and_hide_nothing_else() {
+        let entries = [
+            entry("backends/web/slots/00001", "nonsense", 2),
+            entry("backends/web/slots/x", slot("ready"), 2),
+            entry("backends/web/slots/00002", slot("ready"), 2),
+            entry("haproxies/lb-1", 3, 2),
+            entry("registry/web/i-1", 3, 2),
+        ];
+        let snapshot = Snapshot::of(&entries, at(0));
+        assert_eq!(snapshot.backends[0].slots.len(), 1);
+        let named: Vec<&String> = snapshot.unreadable.keys().collect();
+        assert_eq!(named, ["backends/web/slots/00001", "backends/web/slots/x", "haproxies/lb-1"]);
+    }
+
+    #[test]
+    fn a_report_on_a_table_that_is_not_there_or_of_a_silent_haproxy_says_so() {
+        let gone = HaproxyReport { pid: None, ..report(0) };
+        let told = |report: HaproxyReport| {
+            let entries = [entry("haproxies/lb-1", report, 1)];
+            Snapshot::of(&entries, at(0)).haproxies[0].problem.clone().unwrap()
+        };
+        assert_eq!(told(report(0)), "there is no such table");
+        assert_eq!(told(gone), "HAProxy does not answer");
+    }
+}
