@@ -34,11 +34,12 @@ pub(super) async fn run(stage: &mut Stage, stop: CancellationToken) -> CommandRe
 }
 
 async fn steps(stage: &mut Stage) -> Result<(), String> {
+    let mut clients = Vec::new();
     say("all three servers serve in HAProxy", all_serve(stage)).await?;
     say("three different WHERE through HAProxy", three_wheres(stage)).await?;
-    say("WHO counts the clients of all servers", who_counts(stage)).await?;
+    say("WHO counts a client of each server", who_counts(stage, &mut clients)).await?;
     say("kill -9 of a server: it leaves HAProxy", server_leaves(stage)).await?;
-    say("WHO counts right without it", who_counts(stage)).await?;
+    say("WHO counts right without it", who_counts_without(&mut clients)).await?;
     say("started again: its weight ramps up", server_returns(stage)).await?;
     say("HAProxy killed and started: filled again", haproxy_refilled(stage)).await?;
     say("three different WHERE again", three_wheres(stage)).await
@@ -75,25 +76,41 @@ async fn three_wheres(stage: &Stage) -> StepResult {
     .await
 }
 
-/// Holds a client for each server that serves and asks each for the sum.
-async fn who_counts(stage: &Stage) -> StepResult {
-    let count = serving(stage).await.len();
-    let mut clients = Vec::new();
-    for _ in 0..count {
+async fn who_counts(stage: &Stage, clients: &mut Vec<Talk>) -> StepResult {
+    for _ in 0..SERVERS {
         let mut client = Talk::start(stage.port).await?;
         client.ask("WHY", 1).await?;
         clients.push(client);
     }
+    all_say(clients, SERVERS).await
+}
+
+/// The clients of a killed server have gone with it; the others see the count fall.
+async fn who_counts_without(clients: &mut Vec<Talk>) -> StepResult {
+    let mut left = Vec::new();
+    for mut client in clients.drain(..) {
+        if client.ask("WHY", 1).await.is_ok() {
+            left.push(client);
+        }
+    }
+    *clients = left;
+    if clients.len() != SERVERS - 1 {
+        return Err(format!("{} of {SERVERS} clients are still connected", clients.len()));
+    }
+    all_say(clients, SERVERS - 1).await
+}
+
+async fn all_say(clients: &mut [Talk], count: usize) -> StepResult {
     let wanted = format!("clients connected to all servers: {count}");
     until(&wanted, async || {
-        for client in &mut clients {
+        for client in &mut *clients {
             let answer = client.ask("WHO", 3).await?;
             let said = answer.lines().last().unwrap_or_default();
             if said != wanted {
                 return Err(format!("it said {said:?}"));
             }
         }
-        Ok(format!("{count} clients, asked on {count} connections"))
+        Ok(format!("{count}, asked on {} connections", clients.len()))
     })
     .await
 }
@@ -103,18 +120,18 @@ async fn server_leaves(stage: &mut Stage) -> StepResult {
     server.kill().await.map_err(|error| error.report())?;
     let started = Instant::now();
     until("its slot in maint", async || {
-        match serving(stage).await.iter().any(|s| s.port == port) {
-            true => Err("it still serves".into()),
-            false => Ok(()),
+        let servers = observe(stage).await.ok_or("HAProxy does not answer")?;
+        match servers.iter().find(|s| s.port == port).map(|s| s.admin.state()) {
+            Some(AdminState::Maint) | None => Ok(()),
+            Some(state) => Err(format!("it is in {state}")),
         }
     })
     .await?;
-    // While it has left, every client is served.
+    let seconds = started.elapsed().as_secs_f64();
     for _ in 0..10 {
         Talk::start(stage.port).await?.ask("WHY", 1).await?;
     }
-    let seconds = started.elapsed().as_secs_f64();
-    Ok(format!("lease of 2 s over and out after {seconds:.1} s; 10 of 10 clients served"))
+    Ok(format!("in maint after {seconds:.1} s (its lease: 2 s); then 10 of 10 new clients served"))
 }
 
 async fn server_returns(stage: &mut Stage) -> StepResult {
@@ -154,15 +171,15 @@ async fn haproxy_refilled(stage: &mut Stage) -> StepResult {
 
 /// The servers that HAProxy sends clients to; none while it does not answer.
 async fn serving(stage: &Stage) -> Vec<ObservedServer> {
-    let Ok(backend) = BACKEND.parse() else { return Vec::new() };
-    let observed = async {
-        let mut session = stage.client.session().await?;
-        session.observe(&[backend], false).await
-    };
-    let mut servers =
-        observed.await.ok().and_then(|o| o.backends.into_values().next()).unwrap_or_default();
+    let mut servers = observe(stage).await.unwrap_or_default();
     servers.retain(|s| s.admin.state() == AdminState::Ready && s.operational == 2);
     servers
+}
+
+async fn observe(stage: &Stage) -> Option<Vec<ObservedServer>> {
+    let backend = BACKEND.parse().ok()?;
+    let mut session = stage.client.session().await.ok()?;
+    session.observe(&[backend], false).await.ok()?.backends.into_values().next()
 }
 
 /// Tries until it works or the deadline is over; then the last problem is the answer.

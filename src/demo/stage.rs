@@ -48,8 +48,8 @@ impl Stage {
         let dir = tempfile::Builder::new().prefix("lbctl-demo-").tempdir()?;
         let mut ports = free_ports(SERVERS + 4)?.into_iter();
         let mut next = || ports.next().unwrap_or_default();
-        let port = port.unwrap_or_else(&mut next);
-        let stats_port = stats_port.unwrap_or_else(&mut next);
+        let port = given(port, "--port")?.unwrap_or_else(&mut next);
+        let stats_port = given(stats_port, "--stats-port")?.unwrap_or_else(&mut next);
         let admin_ports = [next(), next()];
         let server_ports: Vec<u16> = (0..SERVERS).map(|_| next()).collect();
         let socket = dir.path().join("haproxy.sock");
@@ -68,9 +68,7 @@ impl Stage {
             server_ports,
             dir,
         };
-        for child in stage.children() {
-            child.start()?;
-        }
+        stage.children().try_for_each(Child::start)?;
         Ok(stage)
     }
 
@@ -162,6 +160,19 @@ fn find_haproxy() -> CommandResult<PathBuf> {
         CommandError::msg(Kind::Failed, "HAProxy is not installed")
             .hint("install it (Debian: apt-get install haproxy), or name it with --haproxy FILE")
     })
+}
+
+/// A port that was asked for must be free: HAProxy would say so in its log alone.
+fn given(port: Option<u16>, flag: &str) -> CommandResult<Option<u16>> {
+    let Some(number) = port else { return Ok(None) };
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, number)) {
+        Ok(_) => Ok(port),
+        Err(error) => Err(CommandError::new(
+            Kind::Failed,
+            anyhow::Error::new(error).context(format!("cannot listen on 127.0.0.1:{number}")),
+        )
+        .hint(format!("give another {flag}, or none for a free one"))),
+    }
 }
 
 /// Ports that nothing listens on now. All are held until the last is known, so that they differ.
