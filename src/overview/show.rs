@@ -123,8 +123,7 @@ fn convergence(view: &HaproxyView) -> Cell {
     match (&view.problem, view.converged) {
         (Some(_), _) => Cell::new("problem").fg(Color::Red),
         (None, true) => Cell::new("converged").fg(Color::Green),
-        (None, false) => Cell::new(format!("{} slots differ", view.drift.max(view.slots_behind)))
-            .fg(Color::Yellow),
+        (None, false) => Cell::new(differ(view.drift.max(view.slots_behind))).fg(Color::Yellow),
     }
 }
 
@@ -137,9 +136,20 @@ fn sessions(count: u64) -> String {
 }
 
 fn lag(view: &HaproxyView) -> String {
+    let waits = short(view.behind_ms / 1000);
     match view.slots_behind {
         0 => "none".into(),
-        slots => format!("{slots} slots, {}", short(view.behind_ms / 1000)),
+        1 => format!("1 slot, {waits}"),
+        slots => format!("{slots} slots, {waits}"),
+    }
+}
+
+fn differ(slots: u32) -> String {
+    match slots {
+        // A change of the spec alone, or a look that is not over yet.
+        0 => "not yet".into(),
+        1 => "1 slot differs".into(),
+        slots => format!("{slots} slots differ"),
     }
 }
 
@@ -218,7 +228,25 @@ mod tests {
     #[test]
     fn the_picture_as_a_person_reads_it() {
         let plain = anstream::adapter::strip_str(&render(&picture())).to_string();
-        insta::assert_snapshot!(plain, @r"");
+        assert_eq!(
+            plain,
+            "\
+backend web: 2 ready, 1 draining, 0 resting, 2 of 5 slots free
+no slot is free for 1: i-9
+SLOT  SERVER  ADDRESS      GROUP  ZONE   WEIGHT    STATE  SINCE
+1     app-1   10.0.0.1:80  -      eu-1a  100       ready  2m30s ago
+2     app-2   10.0.0.2:80  -      eu-1a  40 → 100  ready  2m30s ago
+3     app-3   10.0.0.3:80  -      eu-1a  -         drain  2m30s ago
+
+HAPROXY  VERSION  PID  BACKEND  STATE           DRAINING    LAG
+lb-1     2.6.12   7    web      1 slot differs  2 sessions  1 slot, 3s
+
+ELECTION      LEADER  TOKEN  SINCE
+discover-web  host-1  12     -
+
+unreadable backends/web/slots/00004: expected value
+"
+        );
     }
 
     #[test]
