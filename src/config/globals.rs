@@ -12,7 +12,7 @@ pub struct Globals {
     #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
     pub config: Option<PathBuf>,
 
-    /// Where the shared state is: sqlite:PATH, etcd://HOST:PORT[,HOST:PORT]/PREFIX, etcds://… for
+    /// Where the shared state is: sqlite:PATH, etcd://HOST:PORT,HOST:PORT/PREFIX, etcds://… for
     /// TLS, or memory:
     #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
     pub store: Option<String>,

@@ -47,7 +47,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
 
-    /// Where its endpoints come from: registry, file:PATH (.toml, .json, .yaml) or dns:NAME[:PORT]
+    /// Where its endpoints come from: registry, file:PATH (.toml, .json, .yaml), dns:NAME:PORT or dns:NAME
     #[arg(long, value_name = "SOURCE")]
     source: Option<String>,
 

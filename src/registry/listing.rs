@@ -18,7 +18,7 @@ pub struct Unreadable {
     pub problem: String,
 }
 
-/// Reads every entry under [`keys::registry`], as a listing or a mirror has them.
+/// Reads every entry under [`crate::model::keys::registry`], as a listing or a mirror has them.
 pub fn read_all<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Registrations {
     let mut all = Registrations::default();
     for entry in entries {
