@@ -32,7 +32,7 @@ where
     F: FnOnce(Context) -> Fut,
     Fut: Future<Output = CommandResult>,
 {
-    telemetry::metrics_handle()?;
+    let _metrics = spawn_owned(telemetry::keep_metrics(telemetry::metrics_handle()?));
     let signals = Signals::listen()?;
     let (tasks, failed) = Tasks::new(CancellationToken::new());
     let context = Context {
