@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
+use crate::text::lines;
+
 /// What a failure means to whoever started the command; the numbers are the process's exit codes
 /// (69, 75 and 78 follow `sysexits.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +94,8 @@ impl CommandError {
         for hint in &self.hints {
             _ = writeln!(text, "hint: {hint}");
         }
-        text
+        // HAProxy's, etcd's and everybody's stored words are among them.
+        lines(&text)
     }
 }
 
@@ -105,5 +108,27 @@ impl From<anyhow::Error> for CommandError {
 impl From<std::io::Error> for CommandError {
     fn from(source: std::io::Error) -> Self {
         Self::new(Kind::Failed, source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_has_the_causes_and_hints_and_nothing_a_terminal_would_obey() {
+        let cause = anyhow::Error::msg("it said \u{1b}[2J").context("no answer");
+        let error = CommandError::new(Kind::Unavailable, cause).hint("start it");
+        let report = error.report();
+        assert_eq!(report, "error: no answer\ncaused by: it said \\u{1b}[2J\nhint: start it\n");
+    }
+
+    #[test]
+    fn a_failed_connection_is_said_once() {
+        let address = "/run/h.sock".parse().unwrap();
+        let error = std::io::Error::other("refused");
+        let error = crate::haproxy::Error::Connect { address, error };
+        let report = CommandError::new(Kind::Unavailable, error).report();
+        assert_eq!(report, "error: cannot connect to HAProxy at /run/h.sock: refused\n");
     }
 }

@@ -21,3 +21,4 @@ pub mod serve;
 pub mod status;
 pub mod store;
 pub mod sync_haproxy;
+pub mod text;

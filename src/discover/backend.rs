@@ -253,7 +253,7 @@ fn vanished(plan: &Plan) -> Vec<crate::model::EndpointId> {
 fn reports(backend: &BackendName, mirror: &Mirror) -> Vec<Report> {
     let mut reports = Vec::new();
     for entry in mirror.entries().values() {
-        match serde_json::from_slice::<HaproxyReport>(&entry.value) {
+        match entry.json::<HaproxyReport>() {
             Ok(mut report) => {
                 let gone = report.pid.is_none();
                 let part = report.backends.remove(backend);

@@ -222,11 +222,9 @@ async fn once(
             let pass = backend.pass(leadership.as_ref(), &mut reporter).await;
             let wake = backend.next_wake(&pass);
             match pass {
-                Pass::Settled(plan) if plan.is_empty() && written.is_some() => {
-                    return Ok(written.take().unwrap_or(plan));
-                }
                 Pass::Settled(plan) => match backend.source_error() {
                     Some(error) => return Err(CommandError::msg(Kind::Failed, error)),
+                    None if plan.is_empty() => return Ok(written.take().unwrap_or(plan)),
                     None => return Ok(plan),
                 },
                 Pass::Blind(reason) => why = reason,

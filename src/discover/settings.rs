@@ -167,13 +167,15 @@ impl Common {
             reader.problem(&format!("{base}.max-weight"), format!("backend {name}: {error}"));
         }
         if self.source.is_none() {
-            let message =
-                format!("backend {name} has no source: registry, file:PATH or dns:NAME[:PORT]");
+            let message = format!(
+                "backend {name} has no source: give --source registry, file:PATH or dns:NAME[:PORT]"
+            );
             reader.problem(&format!("{base}.source"), message);
         }
         if self.slots.is_none() {
-            let message =
-                format!("backend {name} has no slots: as many as each HAProxy has places for it");
+            let message = format!(
+                "backend {name} has no slots: give --slots N, as many as each HAProxy has places for it"
+            );
             reader.problem(&format!("{base}.slots"), message);
         }
         let source = self.source?;

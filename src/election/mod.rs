@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use crate::daemon::{OwnedTask, spawn_owned};
 use crate::model::{CandidateId, ElectionName, Timestamp};
 use crate::store::SharedStore;
+use crate::text;
 
 pub use leadership::{FencingToken, Leadership};
 
@@ -115,12 +116,13 @@ impl LeaderRecord {
         serde_json::to_vec(self).unwrap_or_default().into()
     }
 
-    /// Reads a value. One that is not ours is shown as it is, printable and cut: the key is held,
-    /// whatever it says.
+    /// Reads a value. One that is not ours is shown as it is: the key is held, whatever it says. The
+    /// id is safe to print in any case.
     pub fn from_value(value: &[u8]) -> Self {
-        serde_json::from_slice(value).unwrap_or_else(|_| {
+        let record = serde_json::from_slice(value).unwrap_or_else(|_| {
             let text = String::from_utf8_lossy(value);
-            Self { id: text.chars().filter(|c| !c.is_control()).take(60).collect(), since: None }
-        })
+            Self { id: text.chars().take(60).collect(), since: None }
+        });
+        Self { id: text::one_line(&record.id).into_owned(), ..record }
     }
 }

@@ -59,7 +59,7 @@ impl Connection {
         let replies = self.ask(&[command.to_owned()]).await?;
         let reply = replies.first().map_or("", String::as_str);
         let (address, command) = (self.address.clone(), command.to_owned());
-        parse::process(reply).map_err(|source| Error::Malformed { address, command, source })
+        parse::process(reply).map_err(|error| Error::Malformed { address, command, error })
     }
 
     async fn ask_line(
@@ -156,7 +156,7 @@ impl Connection {
         let address = self.address.clone();
         match written {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(source)) => Err(Error::Broken { address, source }),
+            Ok(Err(error)) => Err(Error::Broken { address, error }),
             Err(_elapsed) => {
                 Err(Error::Timeout { address, step: "read".into(), after: self.exchange })
             }
@@ -234,7 +234,7 @@ async fn connect(address: &SocketAddress, within: Duration) -> Result<Pin<Box<dy
     };
     match tokio::time::timeout(within, connecting).await {
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(source)) => Err(Error::Connect { address: address.clone(), source }),
+        Ok(Err(error)) => Err(Error::Connect { address: address.clone(), error }),
         Err(_elapsed) => Err(Error::Timeout {
             address: address.clone(),
             step: "accept the connection".into(),
@@ -254,7 +254,7 @@ async fn read(
     let mut chunk = Vec::with_capacity(CHUNK);
     match timeout_at(deadline, stream.read_buf(&mut chunk)).await {
         Ok(Ok(_)) => Ok(chunk),
-        Ok(Err(source)) => Err(Error::Broken { address: address.clone(), source }),
+        Ok(Err(error)) => Err(Error::Broken { address: address.clone(), error }),
         Err(_elapsed) => Err(Error::Timeout { address: address.clone(), step: step(), after }),
     }
 }

@@ -6,17 +6,19 @@ use super::{RejectionKind, SocketAddress};
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Why a conversation with HAProxy failed. What one command was answered is a [`super::Rejection`].
+///
+/// Logs and reports have room for one line, so that each says its cause itself and has no `source`.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot connect to HAProxy at {address}: {source}")]
-    Connect { address: SocketAddress, source: std::io::Error },
+    #[error("cannot connect to HAProxy at {address}: {error}")]
+    Connect { address: SocketAddress, error: std::io::Error },
     #[error("HAProxy at {address} did not {step} within {after:?}")]
     Timeout { address: SocketAddress, step: String, after: Duration },
     /// Early end of a stream; commands whose replies are missing may have been carried out.
     #[error("HAProxy at {address} closed the connection: {answered} of {sent} commands answered")]
     Closed { address: SocketAddress, answered: usize, sent: usize },
-    #[error("the connection to HAProxy at {address} broke: {source}")]
-    Broken { address: SocketAddress, source: std::io::Error },
+    #[error("the connection to HAProxy at {address} broke: {error}")]
+    Broken { address: SocketAddress, error: std::io::Error },
     #[error("{address} does not speak HAProxy's Runtime API: it said {said:?}")]
     NotHaproxy { address: SocketAddress, said: String },
     #[error("{0} is HAProxy's master CLI")]
@@ -35,8 +37,8 @@ pub enum Error {
     TooManyReplies { address: SocketAddress },
     #[error("HAProxy at {address} refused {command:?}: {reply}")]
     Refused { address: SocketAddress, command: String, reply: String, kind: RejectionKind },
-    #[error("HAProxy at {address} answered {command:?} in an unknown form: {source}")]
-    Malformed { address: SocketAddress, command: String, source: ParseError },
+    #[error("HAProxy at {address} answered {command:?} in an unknown form: {error}")]
+    Malformed { address: SocketAddress, command: String, error: ParseError },
 }
 
 /// A reply that does not read as its command's manual says.
@@ -67,7 +69,7 @@ impl Error {
     pub fn remedy(&self) -> Option<String> {
         use std::io::ErrorKind;
         let text = match self {
-            Self::Connect { address, source } => match (source.kind(), address) {
+            Self::Connect { address, error } => match (error.kind(), address) {
                 (ErrorKind::PermissionDenied, _) => "run lbctl as a user who may write to the \
                      socket, or add `mode 660 group GROUP` to HAProxy's `stats socket` line"
                     .to_owned(),

@@ -75,6 +75,6 @@ impl Answer<'_> {
             let reply = self.reply.lines().next().unwrap_or_default().to_owned();
             return Err(Error::Refused { address, command, reply, kind });
         }
-        parser(self.reply).map_err(|source| Error::Malformed { address, command, source })
+        parser(self.reply).map_err(|error| Error::Malformed { address, command, error })
     }
 }

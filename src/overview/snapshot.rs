@@ -10,6 +10,7 @@ use crate::model::{
     SlotState, Timestamp, Weight, keys,
 };
 use crate::store::{Entry, Revision};
+use crate::text;
 
 /// All that `status` shows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -117,7 +118,7 @@ impl Reading {
             return self.take_table(rest, entry);
         }
         if keys::haproxies().contains(&entry.key) {
-            self.reports.push(json(entry)?);
+            self.reports.push(entry.json()?);
         } else if let Some(name) = keys::elections().strip(&entry.key) {
             let LeaderRecord { id, since } = LeaderRecord::from_value(&entry.value);
             let (election, token) = (name.to_owned(), entry.created);
@@ -131,19 +132,15 @@ impl Reading {
         let name: BackendName = name.parse().map_err(|error| format!("{error}"))?;
         let table = self.tables.entry(name).or_default();
         match part.split_once('/') {
-            None if part == "spec" => table.spec = Some(json(entry)?),
+            None if part == "spec" => table.spec = Some(entry.json()?),
             Some(("slots", number)) => {
                 let number = number.parse().map_err(|error| format!("{error}"))?;
-                table.slots.push((number, json(entry)?, entry.modified));
+                table.slots.push((number, entry.json()?, entry.modified));
             }
             _ => return Err("is no part of a table".into()),
         }
         Ok(())
     }
-}
-
-fn json<T: serde::de::DeserializeOwned>(entry: &Entry) -> Result<T, String> {
-    serde_json::from_slice(&entry.value).map_err(|error| error.to_string())
 }
 
 impl Table {
@@ -196,14 +193,14 @@ fn haproxy_views(
         let waits = oldest.map_or(0, |since| now.as_millisecond() - since.as_millisecond());
         HaproxyView {
             name: report.name.to_string(),
-            version: report.version.clone(),
+            version: report.version.as_deref().map(printable),
             pid: report.pid,
             backend: backend.clone(),
             converged: state.converged && slots_behind == 0,
             drift: state.drift,
             slots_behind,
             behind_ms: u64::try_from(waits).unwrap_or(0),
-            draining_sessions: state.sessions.values().sum(),
+            draining_sessions: state.sessions.values().fold(0, |sum, n| sum.saturating_add(*n)),
             problem: problem(report, state.error.as_ref(), table.is_some()),
         }
     };
@@ -212,12 +209,16 @@ fn haproxy_views(
 
 fn problem(report: &HaproxyReport, said: Option<&String>, has_table: bool) -> Option<String> {
     if let Some(error) = said {
-        return Some(error.clone());
+        return Some(printable(error));
     }
     if report.pid.is_none() {
         return Some("HAProxy does not answer".into());
     }
     (!has_table).then(|| "there is no such table".into())
+}
+
+fn printable(text: &str) -> String {
+    text::one_line(text).into_owned()
 }
 
 #[cfg(test)]
@@ -319,5 +320,31 @@ mod tests {
         };
         assert_eq!(told(report(0)), "there is no such table");
         assert_eq!(told(gone), "HAProxy does not answer");
+    }
+
+    #[test]
+    fn nothing_that_somebody_wrote_into_the_store_reaches_a_terminal_as_a_command() {
+        let mut hostile = report(0);
+        hostile.version = Some("2.6\u{1b}]0;x\u{7}".into());
+        let state = BackendReport {
+            error: Some("\u{1b}[2J\nbackend web: converged".into()),
+            sessions: [(1.try_into().unwrap(), u64::MAX), (2.try_into().unwrap(), 1)].into(),
+            ..Default::default()
+        };
+        hostile.backends = [("web".parse().unwrap(), state)].into();
+        let leader = serde_json::json!({ "id": "\u{9b}31m" });
+        let entries = [
+            entry("haproxies/lb-1", hostile, 1),
+            entry("elections/discover-web", leader, 1),
+            entry("backends/web/slots/00001", slot("\u{1b}[2J\nready"), 1),
+        ];
+        let snapshot = Snapshot::of(&entries, at(0));
+        assert_eq!(snapshot.unreadable.len(), 1);
+        let shown = crate::overview::render(&snapshot);
+        let plain = anstream::adapter::strip_str(&shown).to_string();
+        assert!(plain.contains("\\u{1b}[2J\\nready"), "{plain}");
+        assert!(!plain.contains(|c: char| c.is_control() && c != '\n'), "{plain:?}");
+        assert!(!plain.lines().any(|line| line.starts_with("backend web: converged")), "{plain}");
+        assert_eq!(snapshot.haproxies[0].draining_sessions, u64::MAX);
     }
 }

@@ -34,9 +34,9 @@ pub fn read_all<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Registratio
 /// pose as another.
 pub fn read(entry: &Entry) -> Result<Registration, Unreadable> {
     let fail = |problem: String| Err(Unreadable { key: entry.key.clone(), problem });
-    let registration: Registration = match serde_json::from_slice(&entry.value) {
+    let registration: Registration = match entry.json() {
         Ok(registration) => registration,
-        Err(error) => return fail(error.to_string()),
+        Err(problem) => return fail(problem),
     };
     let id = registration.endpoint.id.as_str();
     if entry.key.last() != id {

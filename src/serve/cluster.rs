@@ -91,7 +91,7 @@ impl Tally {
         if entry.key == self.own {
             return;
         }
-        match serde_json::from_slice::<Count>(&entry.value) {
+        match entry.json::<Count>() {
             Ok(count) => _ = self.counts.insert(entry.key.clone(), count.clients),
             Err(error) => {
                 tracing::warn!(key = %entry.key, %error, "a server's client count is unreadable: it counts as none");

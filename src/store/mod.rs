@@ -29,7 +29,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::text;
 
 pub use error::{Error, ErrorKind, Result};
 pub use etcd::EtcdStore;
@@ -110,6 +113,15 @@ pub struct Entry {
     /// The revision of the commit that last wrote it.
     pub modified: Revision,
     pub lease: Option<LeaseId>,
+}
+
+impl Entry {
+    /// Reads the value as JSON; or says why it is none, in a fragment that is safe to print, since
+    /// anybody may have written it.
+    pub fn json<T: DeserializeOwned>(&self) -> std::result::Result<T, String> {
+        serde_json::from_slice(&self.value)
+            .map_err(|error| text::one_line(&error.to_string()).into_owned())
+    }
 }
 
 /// Every entry under a prefix, in key order, as of one revision.

@@ -86,8 +86,7 @@ impl Table {
 }
 
 fn decode<T: serde::de::DeserializeOwned>(entry: &Entry) -> Result<T, TableError> {
-    serde_json::from_slice(&entry.value)
-        .map_err(|error| TableError { key: entry.key.clone(), reason: error.to_string() })
+    entry.json().map_err(|reason| TableError { key: entry.key.clone(), reason })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 
 use crate::store::{Entry, Key, MAX_VALUE_LEN};
+use crate::text::one_line;
 
 /// A line of an export: text as it is, anything else in base64.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,18 +104,10 @@ pub(super) fn preview(value: &[u8]) -> String {
     let Ok(text) = std::str::from_utf8(value) else {
         return format!("({} of binary data)", super::bytes(value.len()));
     };
-    let mut shown = String::new();
-    for c in text.chars() {
-        if shown.chars().count() >= LONGEST {
-            return shown + "…";
-        }
-        if c.is_control() {
-            shown.extend(c.escape_default());
-        } else {
-            shown.push(c);
-        }
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => one_line(&text[..end]).into_owned() + "…",
+        None => one_line(text).into_owned(),
     }
-    shown
 }
 
 /// serde_json counts the lines of its own input, which is one line.
