@@ -14,9 +14,6 @@ const ANNOTATED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/lbctl.toml"
 /// Settings for a single backend, which flags give; a file has lists of backends instead.
 const FLAGS_ONLY: &[&str] = &["discover.backend", "sync-haproxy.backend"];
 
-/// Commands that do nothing yet.
-const UNFINISHED: &[&str] = &["lbctl-status", "lbctl-demo"];
-
 /// lbctl in an environment without any setting.
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(lbctl());
@@ -68,9 +65,6 @@ fn every_command_has_examples_a_summary_and_a_man_page() {
             return;
         }
         *seen += 1;
-        if UNFINISHED.contains(&name.as_str()) {
-            return;
-        }
         let help = command.clone().render_long_help().to_string();
         assert!(help.contains("Examples:"), "{name} --help has no examples");
         assert!(command.get_about().is_some(), "{name} has no summary");
