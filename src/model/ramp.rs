@@ -82,7 +82,7 @@ impl Ramp {
         let elapsed = elapsed_ms(started, now);
         let interval = self.interval_ms();
         let in_future = started.as_millisecond().saturating_sub(now.as_millisecond()).max(0) as u64;
-        Some(Duration::from_millis(interval - elapsed % interval + in_future))
+        Some(Duration::from_millis((interval - elapsed % interval).saturating_add(in_future)))
     }
 
     /// The weight a server ends at.

@@ -7,15 +7,24 @@ use jiff::fmt::friendly::{Designator, SpanPrinter};
 /// deadlines count on the monotonic clock).
 pub type Timestamp = jiff::Timestamp;
 
-/// Reads `10s`, `1m30s`, `250ms`, or a bare number of seconds.
+/// Reads `10s`, `1m30s`, `250ms`, or a bare number of seconds; at most a hundred years.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let problem = || format!("{text:?} is not a duration such as 250ms, 10s or 1m30s");
-    if let Ok(seconds) = text.parse::<u32>() {
-        return Ok(Duration::from_secs(seconds.into()));
+    let duration = match text.parse::<u32>() {
+        Ok(seconds) => Duration::from_secs(seconds.into()),
+        Err(_) => {
+            let signed: SignedDuration = text.parse().map_err(|_| problem())?;
+            Duration::try_from(signed).map_err(|_| problem())?
+        }
+    };
+    if duration > LONGEST {
+        return Err(format!("{text:?} is over a hundred years"));
     }
-    let signed: SignedDuration = text.parse().map_err(|_| problem())?;
-    Duration::try_from(signed).map_err(|_| problem())
+    Ok(duration)
 }
+
+/// An instant and this long after it are both within the clocks' range.
+const LONGEST: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
 
 /// Writes a duration as [`parse_duration`] reads it, such as `1m30s`.
 pub fn format_duration(duration: Duration) -> String {
@@ -51,7 +60,7 @@ mod tests {
             assert_eq!(format_duration(parse_duration(text).unwrap()), text);
         }
         assert_eq!(parse_duration("5").unwrap(), Duration::from_secs(5));
-        for bad in ["", "-1s", "ten", "1 fortnight", "1.5.2s"] {
+        for bad in ["99999999h", "4294967295", "", "-1s", "ten", "1 fortnight", "1.5.2s"] {
             assert!(parse_duration(bad).is_err(), "{bad:?} was accepted");
         }
     }

@@ -102,7 +102,11 @@ impl fmt::Display for Error {
             ErrorKind::Corrupt => "corrupt data",
             ErrorKind::Unsupported => "not supported",
         };
-        write!(f, "{meaning}: {store} {operation} {subject:?}: {reason}")
+        match subject.as_str() {
+            // The root: everything.
+            "" => write!(f, "{meaning}: {store} {operation}: {reason}"),
+            subject => write!(f, "{meaning}: {store} {operation} {subject:?}: {reason}"),
+        }
     }
 }
 

@@ -174,6 +174,14 @@ fn sqlite(rest: &str) -> Result<SqliteUrl, String> {
 
 fn etcd(rest: &str, tls: bool) -> Result<EtcdUrl, String> {
     let rest = rest.strip_prefix("//").ok_or("`//` is missing behind the scheme")?;
+    // Cut apart there, the rest of a password would be taken for an option or a port, and be said.
+    if rest.split_once('?').is_some_and(|(_, options)| options.contains('@')) {
+        return Err(
+            "a `?` in front of an `@`: write it as %3F in a user or password, and the `@` \
+                    as %40 in an option"
+                .into(),
+        );
+    }
     let (place, mut query) = Query::split(rest)?;
     let (login, place) = match place.rsplit_once('@') {
         Some((login, place)) => (Some(login), place),
@@ -299,6 +307,8 @@ mod tests {
             ("etcd://h?password-file=/x", "needs a user"),
             ("etcd://u:secret@h?password-file=/x", "leave one out"),
             ("etcd://u:secret@h:no", "is not a port"),
+            ("etcd://u:my?secret@h", "%3F"),
+            ("etcd://u:secret?a=b@h", "%3F"),
         ] {
             let error = text.parse::<StoreUrl>().unwrap_err().to_string();
             assert!(error.contains(problem), "{text}: {error}");

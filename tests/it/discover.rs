@@ -227,6 +227,18 @@ async fn an_empty_answer_is_refused_until_a_drop_is_allowed() {
 }
 
 #[tokio::test]
+async fn once_without_an_answer_of_the_source_fails_and_names_it() {
+    let world = World::sqlite().await;
+    let missing = format!("file:{}", world.dir.path().join("no.json").display());
+    for _ in 0..2 {
+        let once = world.run(&["--source", &missing, "--slots", "3", "--once"]);
+        let error = text(&once.stderr);
+        assert_eq!(once.status.code(), Some(1), "{error}");
+        assert!(error.contains("error: cannot read ") && error.contains("no.json"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_mass_drop_is_done_once_enough_looks_confirm_it() {
     let world = World::sqlite().await;
     let four = r#"["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4"]"#;

@@ -5,6 +5,7 @@ use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, Open
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::failure::{Failure, Outcome};
@@ -55,8 +56,26 @@ pub(super) fn prepare(path: &Path) -> Outcome<PathBuf> {
     fs::canonicalize(&path).map_err(failed)
 }
 
-fn open(path: &Path, mode: u32) -> std::io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(mode).open(path)
+/// Opens or makes a file that is nobody else's: a symbolic or hard link that somebody with write
+/// access to the folder has put there would have root write to a file of the system, or give it away.
+fn open_own(path: &Path, owner: &Metadata) -> std::io::Result<File> {
+    let no_follow = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default();
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(owner.mode() & 0o777).custom_flags(no_follow);
+    match options.clone().create_new(true).open(path) {
+        Ok(file) => {
+            give_to(&file, owner)?;
+            return Ok(file);
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    let file = options.open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.nlink() > 1 {
+        return Err(std::io::Error::other("it is a link or no regular file: delete it"));
+    }
+    Ok(file)
 }
 
 /// `PATH-wake`: written after every commit, so that a file event tells other processes. The
@@ -74,8 +93,7 @@ impl WakeFile {
         let path = PathBuf::from(name);
         let failed = |error| Failure::io(format_args!("open {}", path.display()), &error);
         let owner = fs::metadata(database).map_err(failed)?;
-        let file = open(&path, owner.mode() & 0o777).map_err(failed)?;
-        give_to(&file, &owner).map_err(failed)?;
+        let file = open_own(&path, &owner).map_err(failed)?;
         Ok(Self { path, file })
     }
 
@@ -119,5 +137,28 @@ pub(super) fn boot_id() -> Outcome<String> {
     match fs::read_to_string(PATH) {
         Ok(text) => Ok(text.trim().to_owned()),
         Err(error) => Err(Failure::io(format_args!("read {PATH}"), &error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_in_place_of_the_wake_file_is_refused_and_its_target_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (database, target) = (folder.path().join("x.db"), folder.path().join("target"));
+        let wake = folder.path().join("x.db-wake");
+        fs::write(&database, "").unwrap();
+        fs::write(&target, "kept").unwrap();
+        std::os::unix::fs::symlink(&target, &wake).unwrap();
+        WakeFile::open(&database).expect_err("a symbolic link was followed");
+        fs::remove_file(&wake).unwrap();
+        fs::hard_link(&target, &wake).unwrap();
+        WakeFile::open(&database).expect_err("a hard link was taken");
+        fs::remove_file(&wake).unwrap();
+        WakeFile::open(&database).unwrap().signal();
+        WakeFile::open(&database).unwrap();
+        assert_eq!(fs::read_to_string(&target).unwrap(), "kept");
     }
 }
