@@ -1,6 +1,7 @@
 //! The configuration file as a tree of texts that know their lines.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{ErrorKind, Read as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -74,11 +75,22 @@ impl Node {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) enum Value {
     Scalar { text: String, kind: Option<Kind> },
     List(Vec<Node>),
     Table(BTreeMap<String, Node>),
+}
+
+/// Without the texts: a password may be among them.
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Scalar { kind, .. } => f.debug_tuple("Scalar").field(kind).finish(),
+            Self::List(items) => f.debug_list().entries(items).finish(),
+            Self::Table(members) => f.debug_map().entries(members).finish(),
+        }
+    }
 }
 
 /// A mistake in the file's syntax.

@@ -2,8 +2,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::document::Document;
-use super::{ConfigError, Flags, LogSettings, Reader, show_choice};
-use crate::daemon::telemetry::LogFormat;
+use super::{ConfigError, Flags, LogFormat, LogSettings, Reader, Secret, show_choice};
 
 /// What every command takes.
 #[derive(Debug, Clone, clap::Args)]
@@ -15,7 +14,7 @@ pub struct Globals {
     /// Where the shared state is: sqlite:PATH, etcd://HOST:PORT,HOST:PORT/PREFIX, etcds://… for
     /// TLS, or memory:
     #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
-    pub store: Option<String>,
+    pub store: Option<Secret>,
 
     /// How log lines look
     #[arg(long, global = true, value_name = "FORMAT", help_heading = "Global options")]
@@ -83,7 +82,7 @@ impl Globals {
             (_, _) => Some(("-vv", "trace")),
         };
         let flags = flags
-            .set("store.url", "--store", self.store.as_ref())
+            .set("store.url", "--store", self.store.as_ref().map(Secret::reveal))
             .set("log.format", "--log-format", self.log_format.as_ref().map(show_choice))
             .set("log.level", level.map_or("", |(flag, _)| flag), level.map(|(_, level)| level));
         Reader::new(document, environment, flags)

@@ -17,7 +17,7 @@ mod unknown;
 
 pub use document::DEFAULT_FILE;
 pub use globals::Globals;
-pub use logging::LogSettings;
+pub use logging::{LogFormat, LogLevel, LogSettings};
 pub use reader::{ConfigError, Reader};
 pub use setting::{Kind, Secret, Setting, parse_choice, show_choice};
 pub use source::{Effective, Flags, Origin};

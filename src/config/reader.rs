@@ -29,7 +29,6 @@ impl From<ConfigError> for CommandError {
 }
 
 /// Reads settings by path and gathers mistakes; [`Reader::finish`] reports them all.
-#[derive(Debug)]
 pub struct Reader {
     document: Document,
     environment: BTreeMap<String, String>,
@@ -41,6 +40,13 @@ pub struct Reader {
     problems: Vec<(usize, String)>,
     effective: Vec<Effective>,
     aside: bool,
+}
+
+/// Without what was read: a password may be among it.
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").field("effective", &self.effective).finish_non_exhaustive()
+    }
 }
 
 impl Reader {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 /// Settings given on the command line: by path, with the flag's name for messages.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Flags(BTreeMap<String, (String, &'static str)>);
 
 impl Flags {
@@ -29,6 +29,13 @@ impl Flags {
 
     pub(super) fn paths(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
+    }
+}
+
+/// Without the values: a password may be among them.
+impl fmt::Debug for Flags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
     }
 }
 

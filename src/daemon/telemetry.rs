@@ -7,39 +7,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
-/// How log lines look.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
-    #[default]
-    Text,
-    Json,
-}
-
-/// How much is logged; each level has all of those before it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogLevel {
-    Off,
-    Error,
-    Warn,
-    #[default]
-    Info,
-    Debug,
-    Trace,
-}
-
-impl LogLevel {
-    /// Debug and trace are for this program's own code: its libraries stay a level behind.
-    fn directives(self) -> &'static str {
-        match self {
-            Self::Off => "off",
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
-            Self::Debug => "lbctl=debug,info",
-            Self::Trace => "lbctl=trace,debug",
-        }
-    }
-}
+use crate::config::{LogFormat, LogLevel};
 
 /// Starts logging. The `LBCTL_LOG` variable, in `tracing` filter syntax, wins over the level.
 pub fn init_logs(format: LogFormat, level: LogLevel) {

@@ -1,7 +1,6 @@
 //! Where things are in the store, relative to the store's own prefix.
 
-use super::{BackendName, ElectionName, EndpointId, HaproxyName, SlotNumber};
-use crate::store::{Key, Prefix};
+use super::{BackendName, ElectionName, EndpointId, HaproxyName, Key, Prefix, SlotNumber};
 
 /// `backends`: every table.
 pub fn backends() -> Prefix {

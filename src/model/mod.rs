@@ -5,20 +5,24 @@
 //! a path.
 
 mod address;
+mod key;
 pub mod keys;
 mod name;
 mod ramp;
+mod revision;
 mod slot;
 mod table;
 mod time;
 mod weight;
 
 pub use address::{AddressError, ServerAddress};
+pub use key::{Key, KeyError, Prefix};
 pub use name::{
     BackendName, CandidateId, ElectionName, EndpointId, HaproxyName, Label, NameError, ServerName,
     ServerPrefix,
 };
 pub use ramp::{Ramp, RampError};
+pub use revision::Revision;
 pub use slot::SlotNumber;
 pub use table::{
     BackendReport, BackendSpec, Endpoint, HaproxyReport, Registration, SlotRecord, SlotState,

@@ -7,10 +7,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    EndpointId, HaproxyName, Label, Ramp, ServerAddress, SlotNumber, Timestamp, Weight, time,
+    BackendName, EndpointId, HaproxyName, Label, Ramp, Revision, ServerAddress, SlotNumber,
+    Timestamp, Weight, time,
 };
-use crate::model::BackendName;
-use crate::store::Revision;
 
 /// A discovered address with its metadata, before and while it holds a slot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

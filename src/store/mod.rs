@@ -14,7 +14,6 @@ mod error;
 mod etcd;
 mod faulty;
 mod instrumented;
-mod key;
 mod memory;
 mod settings;
 mod sqlite;
@@ -34,11 +33,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::text;
 
+pub use crate::model::{Key, KeyError, Prefix, Revision};
 pub use error::{Error, ErrorKind, Result};
 pub use etcd::EtcdStore;
 pub use faulty::{Faults, Faulty};
 pub use instrumented::Instrumented;
-pub use key::{Key, KeyError, Prefix};
 pub use memory::MemoryStore;
 pub use settings::{StoreSettings, open_from};
 pub use sqlite::SqliteStore;
@@ -71,19 +70,6 @@ pub const MAX_TTL: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// A store that any number of tasks share.
 pub type SharedStore = Arc<dyn Store>;
-
-/// The store-wide, strictly increasing number of a commit; 0 is before the first.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(transparent)]
-pub struct Revision(pub u64);
-
-impl fmt::Display for Revision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// A liveness token that keys attach to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
