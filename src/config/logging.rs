@@ -1,4 +1,4 @@
-use super::{Kind, Reader, Setting};
+use super::Reader;
 
 /// How and how much is logged: `log.format` and `log.level`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -50,21 +50,4 @@ impl LogLevel {
     }
 }
 
-/// Settings that are one of a few words.
-macro_rules! choice_setting {
-    ($($type:ty),*) => {$(
-        impl Setting for $type {
-            const KINDS: &'static [Kind] = &[Kind::Text];
-
-            fn parse(text: &str) -> Result<Self, String> {
-                super::setting::parse_choice(text)
-            }
-
-            fn show(&self) -> String {
-                super::setting::show_choice(self)
-            }
-        }
-    )*};
-}
-
-choice_setting!(LogFormat, LogLevel);
+super::choice_setting!(LogFormat, LogLevel);

@@ -20,6 +20,7 @@ pub use globals::Globals;
 pub use logging::{LogFormat, LogLevel, LogSettings};
 pub use reader::{ConfigError, Reader};
 pub use setting::{Kind, Secret, Setting, parse_choice, show_choice};
+pub(crate) use setting::{choice_setting, describe, from_str_setting};
 pub use source::{Effective, Flags, Origin};
 
 /// The top-level tables a file may have.

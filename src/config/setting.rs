@@ -39,13 +39,14 @@ pub trait Setting: Sized {
     fn show(&self) -> String;
 }
 
+/// Settings that are read by `FromStr` and shown by `Display`.
 macro_rules! from_str_setting {
     ($($type:ty: $kinds:expr;)*) => {$(
-        impl Setting for $type {
-            const KINDS: &'static [Kind] = &$kinds;
+        impl $crate::config::Setting for $type {
+            const KINDS: &'static [$crate::config::Kind] = &$kinds;
 
             fn parse(text: &str) -> Result<Self, String> {
-                text.parse().map_err(|error| describe::<$type>(text, &error))
+                text.parse().map_err(|error| $crate::config::describe::<$type>(text, &error))
             }
 
             fn show(&self) -> String {
@@ -54,6 +55,8 @@ macro_rules! from_str_setting {
         }
     )*};
 }
+
+pub(crate) use from_str_setting;
 
 /// The parse error of std types says neither the text nor what was expected.
 pub(crate) fn describe<T>(text: &str, error: &dyn fmt::Display) -> String {
@@ -150,6 +153,25 @@ const ITEM_END: char = '\u{1f}';
 pub(super) fn join<'a>(items: impl IntoIterator<Item = &'a str>) -> String {
     items.into_iter().flat_map(|item| [item, "\u{1f}"]).collect()
 }
+
+/// Settings that are one of a few words.
+macro_rules! choice_setting {
+    ($($type:ty),*) => {$(
+        impl $crate::config::Setting for $type {
+            const KINDS: &'static [$crate::config::Kind] = &[$crate::config::Kind::Text];
+
+            fn parse(text: &str) -> Result<Self, String> {
+                $crate::config::parse_choice(text)
+            }
+
+            fn show(&self) -> String {
+                $crate::config::show_choice(self)
+            }
+        }
+    )*};
+}
+
+pub(crate) use choice_setting;
 
 /// Reads a setting that is one of a few words.
 pub fn parse_choice<T: clap::ValueEnum>(text: &str) -> Result<T, String> {

@@ -87,8 +87,4 @@ impl Health {
             tracing::info!(tries = failing.tries, "{what} has recovered after {seconds} s");
         }
     }
-
-    pub fn is_failing(&self) -> bool {
-        self.failing.is_some()
-    }
 }

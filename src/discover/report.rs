@@ -11,7 +11,7 @@ use super::settings::BackendSettings;
 use super::sources::Look;
 use crate::daemon::{Context, Gate, Health, StatusBoard};
 use crate::election::Standing;
-use crate::model::{BackendName, SlotState};
+use crate::model::{BackendName, SlotState, Timestamp};
 use crate::store::{Error, Result};
 
 /// How many notes of one answer are told: a hostile registry must not flood the log.
@@ -131,7 +131,7 @@ impl Reporter {
             if seen.plan.is_empty() && seen.look.is_some_and(|look| look.result.is_ok()) {
                 let label = self.label.clone();
                 gauge!("lbctl_discover_last_success_timestamp_seconds", "backend" => label)
-                    .set(unix_seconds());
+                    .set(Timestamp::now().as_duration().as_secs_f64());
             }
         }
         if let Some(board) = &self.board {
@@ -322,8 +322,4 @@ fn names(unplaced: &[Unplaced]) -> String {
         names.push("…");
     }
     names.join(",")
-}
-
-fn unix_seconds() -> f64 {
-    std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs_f64()
 }

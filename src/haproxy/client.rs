@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::connection::Connection;
 use super::observe;
 use super::reply::{CommandResult, classify};
-use super::{Command, Observed, ProcessInfo, Result, SocketAddress, Version};
+use super::{Command, Observed, ProcessInfo, Result, SocketAddress};
 use crate::model::BackendName;
 
 /// How long each step of a conversation may take.
@@ -57,11 +57,6 @@ impl Session {
     /// The process at the other end, as of the last look.
     pub fn process(&self) -> &ProcessInfo {
         &self.process
-    }
-
-    /// Its version; `None` where the text is none.
-    pub fn version(&self) -> Option<Version> {
-        Version::parse(&self.process.version)
     }
 
     /// Reads the process and the servers of `backends`. `with_sessions` also counts each server's

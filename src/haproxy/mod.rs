@@ -11,7 +11,6 @@ mod observed;
 mod parse;
 mod reply;
 mod socket;
-mod version;
 
 pub use client::{Client, Session, Timeouts};
 pub use command::{AdminState, Command, ServerRef};
@@ -19,4 +18,3 @@ pub use error::{Error, ParseError, Result};
 pub use observed::{AdminFlags, Observed, ObservedServer, ProcessInfo};
 pub use reply::{CommandResult, Rejection, RejectionKind};
 pub use socket::{SocketAddress, SocketAddressError};
-pub use version::Version;

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use crate::config::{Kind, Reader, Setting};
+use crate::config::{Kind, Reader, from_str_setting};
 use crate::daemon;
 use crate::model::{BackendName, EndpointId, Label, Weight};
 use crate::store::StoreSettings;
@@ -117,17 +117,7 @@ impl std::fmt::Display for Advertise {
     }
 }
 
-impl Setting for Advertise {
-    const KINDS: &'static [Kind] = &[Kind::Text];
-
-    fn parse(text: &str) -> Result<Self, String> {
-        text.parse()
-    }
-
-    fn show(&self) -> String {
-        self.to_string()
-    }
-}
+from_str_setting! { Advertise: [Kind::Text]; }
 
 #[cfg(test)]
 mod tests {

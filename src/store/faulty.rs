@@ -85,11 +85,6 @@ impl<S: Store + Clone> Faulty<S> {
         });
     }
 
-    /// Breaks every open watch once.
-    pub fn cut_watches(&self) {
-        self.link.send_modify(|link| link.cuts += 1);
-    }
-
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

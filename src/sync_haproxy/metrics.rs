@@ -67,12 +67,11 @@ pub fn passed(pass: &Pass, targets: &[Target], took: Duration, at: Timestamp) {
         gauge!("lbctl_sync_drift", "backend" => backend.clone()).set(count(look.plan.drift.len()));
         gauge!("lbctl_sync_unplaced", "backend" => backend.clone())
             .set(count(look.plan.unplaced.len()));
-        let sessions: u64 = look.plan.sessions.values().sum();
+        let sessions = look.plan.sessions.values().fold(0u64, |sum, n| sum.saturating_add(*n));
         gauge!("lbctl_sync_draining_sessions", "backend" => backend).set(sessions as f64);
     }
     if pass.is_converged() {
-        let seconds = at.as_millisecond() as f64 / 1000.0;
-        gauge!("lbctl_sync_last_success_timestamp_seconds").set(seconds);
+        gauge!("lbctl_sync_last_success_timestamp_seconds").set(at.as_duration().as_secs_f64());
     }
 }
 

@@ -1,10 +1,11 @@
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use super::target::{Dynamic, Filter, Mode, ModeName, Selector, Target};
-use crate::config::{Kind, Reader, Setting};
+use crate::config::{Kind, Reader, choice_setting, from_str_setting};
 use crate::daemon;
 use crate::haproxy::SocketAddress;
 use crate::model::{BackendName, HaproxyName, ServerPrefix};
@@ -165,7 +166,7 @@ fn mode(reader: &mut Reader, path: &str) -> Mode {
 
 /// Why words cannot stand behind `add server`.
 fn refused(options: &str) -> Option<&'static str> {
-    if options.chars().any(|c| c.is_control() || ";\\".contains(c)) {
+    if options.chars().any(|c| c.is_control() || ";\\".contains(c)) || options.contains("<<") {
         return Some("has a character that would end the command");
     }
     let own = |word: &str| ["id", "weight", "disabled", "enabled"].contains(&word);
@@ -245,19 +246,18 @@ impl FromStr for BackendRef {
     }
 }
 
-impl Setting for BackendRef {
-    const KINDS: &'static [Kind] = &[Kind::Text];
-
-    fn parse(text: &str) -> Result<Self, String> {
-        text.parse()
-    }
-
-    fn show(&self) -> String {
+impl fmt::Display for BackendRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.prefix {
-            Some(prefix) => format!("{}/{prefix}", self.backend),
-            None => self.backend.to_string(),
+            Some(prefix) => write!(f, "{}/{prefix}", self.backend),
+            None => self.backend.fmt(f),
         }
     }
+}
+
+from_str_setting! {
+    BackendRef: [Kind::Text];
+    SocketAddress: [Kind::Text];
 }
 
 /// What a fallback backend serves.
@@ -268,49 +268,7 @@ pub enum Takes {
     All,
 }
 
-impl Setting for Takes {
-    const KINDS: &'static [Kind] = &[Kind::Text];
-
-    fn parse(text: &str) -> Result<Self, String> {
-        clap::ValueEnum::from_str(text, false)
-            .map_err(|_| format!("{text:?} is neither rest nor all"))
-    }
-
-    fn show(&self) -> String {
-        match self {
-            Self::Rest => "rest".into(),
-            Self::All => "all".into(),
-        }
-    }
-}
-
-impl Setting for ModeName {
-    const KINDS: &'static [Kind] = &[Kind::Text];
-
-    fn parse(text: &str) -> Result<Self, String> {
-        clap::ValueEnum::from_str(text, false)
-            .map_err(|_| format!("{text:?} is neither slots nor dynamic"))
-    }
-
-    fn show(&self) -> String {
-        match self {
-            Self::Slots => "slots".into(),
-            Self::Dynamic => "dynamic".into(),
-        }
-    }
-}
-
-impl Setting for SocketAddress {
-    const KINDS: &'static [Kind] = &[Kind::Text];
-
-    fn parse(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|error| format!("{error}"))
-    }
-
-    fn show(&self) -> String {
-        self.to_string()
-    }
-}
+choice_setting!(Takes, ModeName);
 
 #[cfg(test)]
 mod tests {
@@ -385,13 +343,20 @@ mod tests {
                 "lbctl.toml:4: sync-haproxy.backend: backend name \"a;b\" has ';'",
             ),
             ("backend = \"app\"\nfrom = \"web\"\nport = 0", "port 0"),
-            ("backend = \"app\"\nfrom = \"web\"\nmode = \"both\"", "neither slots nor dynamic"),
+            (
+                "backend = \"app\"\nfrom = \"web\"\nmode = \"both\"",
+                "\"both\" is none of slots, dynamic",
+            ),
             (
                 "backend = \"app\"\nfrom = \"web\"\nserver-options = \"check\"",
                 "unknown setting sync-haproxy.server-options",
             ),
             (
                 "backend = \"app\"\nfrom = \"web\"\nmode = \"dynamic\"\nserver-options = \"check; del\"",
+                "would end the command",
+            ),
+            (
+                "backend = \"app\"\nfrom = \"web\"\nmode = \"dynamic\"\nserver-options = \"check <<\"",
                 "would end the command",
             ),
             (

@@ -13,7 +13,7 @@ use lbctl::store::{self, Commit, SharedStore, Txn};
 use tempfile::TempDir;
 
 use super::support::haproxy::{Backend, Haproxy, NamedServer, Options};
-use super::support::{Process, eventually, eventually_async, lbctl};
+use super::support::{Process, endpoint, eventually, eventually_async, lbctl};
 
 /// A HAProxy, a store and a table `web` of four slots at full weight.
 struct World {
@@ -113,18 +113,6 @@ fn web() -> BackendName {
 
 fn slot(number: u32) -> SlotNumber {
     SlotNumber::new(number).unwrap()
-}
-
-fn endpoint(id: &str, address: impl ToString) -> Endpoint {
-    Endpoint {
-        id: id.parse().unwrap(),
-        address: address.to_string().parse().unwrap(),
-        name: None,
-        group: None,
-        zone: None,
-        weight: None,
-        leaving: false,
-    }
 }
 
 fn in_zone(id: &str, zone: &str) -> Endpoint {

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use lbctl::haproxy::SocketAddress;
 use lbctl::model::{
-    BackendName, BackendReport, BackendSpec, Endpoint, HaproxyReport, Ramp, SlotNumber, SlotRecord,
+    BackendName, BackendReport, BackendSpec, HaproxyReport, Ramp, SlotNumber, SlotRecord,
     SlotState, Timestamp, Weight, keys,
 };
 use lbctl::store::{self, Commit, SharedStore, Txn};
 use tempfile::TempDir;
 
 use super::support::haproxy::{Backend, Client, Haproxy, NamedServer, Options};
-use super::support::{Process, eventually, eventually_async, lbctl};
+use super::support::{Process, endpoint, eventually, eventually_async, lbctl};
 
 /// How servers come to be in HAProxy, and the way to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,17 +185,8 @@ async fn put_slot(
 }
 
 fn record(id: &str, address: impl ToString, state: SlotState) -> SlotRecord {
-    let endpoint = Endpoint {
-        id: id.parse().unwrap(),
-        address: address.to_string().parse().unwrap(),
-        name: None,
-        group: None,
-        zone: None,
-        weight: None,
-        leaving: false,
-    };
     let now = Timestamp::now();
-    SlotRecord { endpoint, state, since: now, started: now }
+    SlotRecord { endpoint: endpoint(id, address), state, since: now, started: now }
 }
 
 async fn commit(store: &SharedStore, txn: Txn) {

@@ -167,11 +167,6 @@ impl Absences {
             .collect()
     }
 
-    /// When the next look counts.
-    pub fn next_look(&self, interval: Duration) -> Option<Instant> {
-        self.missing.values().map(|missing| missing.last + interval).min()
-    }
-
     /// Remembers servers whose removal was written.
     pub fn dropped(&mut self, ids: impl IntoIterator<Item = EndpointId>, now: Instant) {
         self.dropped.extend(ids.into_iter().map(|id| (id, now)));

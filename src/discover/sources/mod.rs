@@ -15,10 +15,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::plan::Answer;
-use crate::config::{Kind, Setting};
+use crate::config::{Kind, from_str_setting};
 use crate::daemon::{OwnedTask, spawn_owned};
 use crate::model::BackendName;
 use crate::store::SharedStore;
+use crate::text;
 
 pub use dns::DnsName;
 
@@ -90,6 +91,8 @@ struct Teller(watch::Sender<Option<Arc<Look>>>);
 
 impl Teller {
     fn tell(&self, result: Result<Answer, String>) {
+        // Whoever writes the file or answers for DNS has a part in the words.
+        let result = result.map_err(|error| text::one_line(&error).into_owned());
         self.0.send_replace(Some(Arc::new(Look { at: Instant::now(), result })));
     }
 }
@@ -140,17 +143,7 @@ impl fmt::Display for SourceSpec {
     }
 }
 
-impl Setting for SourceSpec {
-    const KINDS: &'static [Kind] = &[Kind::Text];
-
-    fn parse(text: &str) -> Result<Self, String> {
-        text.parse()
-    }
-
-    fn show(&self) -> String {
-        self.to_string()
-    }
-}
+from_str_setting! { SourceSpec: [Kind::Text]; }
 
 #[cfg(test)]
 mod tests {

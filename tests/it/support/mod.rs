@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 pub use process::Process;
 pub use proxy::Proxy;
-pub use world::World;
+pub use world::{World, endpoint};
 
 /// How long a condition may take before a test fails: far over what it needs, so that a busy
 /// machine does not fail it.

@@ -125,5 +125,18 @@ impl World {
     }
 }
 
+/// An endpoint with nothing but an id and an address.
+pub fn endpoint(id: &str, address: impl ToString) -> Endpoint {
+    Endpoint {
+        id: id.parse().unwrap(),
+        address: address.to_string().parse().unwrap(),
+        name: None,
+        group: None,
+        zone: None,
+        weight: None,
+        leaving: false,
+    }
+}
+
 /// Far longer than anything here takes to happen, for what must not happen.
 pub const LONG_ENOUGH: Duration = Duration::from_millis(400);
