@@ -86,11 +86,17 @@ impl Backend {
         mut reporter: Reporter,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
+        let mut led = false;
         loop {
             let leadership = match &*standing.borrow_and_update() {
                 Standing::Leader(leadership) if leadership.is_held() => Some(leadership.clone()),
                 _ => None,
             };
+            if led && leadership.is_none() {
+                // No leader gives up by itself: the store was away.
+                self.absences.interrupted();
+            }
+            led = leadership.is_some();
             reporter.standing(&standing.borrow());
             let pass = self.pass(leadership.as_ref(), &mut reporter).await;
             let wake = self.next_wake(&pass);
@@ -134,6 +140,9 @@ impl Backend {
 
     /// One pass: plans, and writes the plan if this process leads.
     pub async fn pass(&mut self, leadership: Option<&Leadership>, reporter: &mut Reporter) -> Pass {
+        if self.table.stale().is_some() {
+            self.absences.interrupted();
+        }
         let table = self.read_table();
         let blind = self.blind();
         let plan = self.plan(&table);
@@ -147,6 +156,9 @@ impl Backend {
             plan: &plan,
             leads: leadership.is_some(),
         });
+        if let Some(refused) = &plan.refused {
+            self.absences.keep(refused.servers.iter().map(|(_, id)| id.clone()));
+        }
         if let Some(why) = blind {
             return Pass::Blind(why);
         }
@@ -215,6 +227,7 @@ impl Backend {
             table,
             answer,
             confirmed: &confirmed,
+            kept: self.absences.kept(),
             recent: &recent,
             reports: &reports(&self.settings.name, &self.reports),
             now: now(),

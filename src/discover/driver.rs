@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -28,14 +29,21 @@ pub async fn run(
     describe();
     let store = settings.store.open().await?;
     let mut fleet = Fleet::new(store, &settings, context.clone());
+    let mut reload = pin!(context.reload.notified());
     fleet.set(settings.backends).await;
     loop {
         tokio::select! {
             () = context.shutdown.cancelled() => break,
-            () = context.reload.notified() => match reread() {
-                Ok(settings) => fleet.set(settings.backends).await,
-                Err(error) => tracing::error!("the old settings go on: {}", error.report().trim_end()),
-            },
+            () = reload.as_mut() => {
+                // Before the work, so that a signal during it is not missed.
+                reload.set(context.reload.notified());
+                match reread() {
+                    Ok(settings) => fleet.set(settings.backends).await,
+                    Err(error) => {
+                        tracing::error!("the old settings go on: {}", error.report().trim_end());
+                    }
+                }
+            }
             Some((name, ended)) = fleet.running.next() => fleet.ended(&name, ended)?,
         }
     }

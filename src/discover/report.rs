@@ -170,6 +170,8 @@ impl Reporter {
             }
             Err(error) => {
                 self.source.failed(error);
+                let why = format!("keeping the last good answer: {error}");
+                self.gates.iter().for_each(|gates| gates.source.close(why.as_str()));
                 gauge!("lbctl_discover_source_failing", &labels).set(1.0);
             }
         }

@@ -27,6 +27,8 @@ pub enum Error {
     IsNotMaster(SocketAddress),
     #[error("the worker {pid} went away while {address} was asked for it")]
     NoWorker { address: SocketAddress, pid: u32 },
+    #[error("the process {pid} at {address} is stopping")]
+    Stopping { address: SocketAddress, pid: u32 },
     #[error("HAProxy at {address} says that a line of {bytes} bytes is too long")]
     LineTooLong { address: SocketAddress, bytes: usize },
     #[error("the command {command:?} is {problem}")]
@@ -62,6 +64,7 @@ impl Error {
                 | Self::Closed { .. }
                 | Self::Broken { .. }
                 | Self::NoWorker { .. }
+                | Self::Stopping { .. }
         )
     }
 

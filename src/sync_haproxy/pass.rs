@@ -116,7 +116,9 @@ impl Engine {
 
     /// Asks HAProxy for its process: cheap.
     pub async fn process(&self) -> haproxy::Result<ProcessInfo> {
-        Ok(self.client.session().await?.process().clone())
+        let process = self.client.session().await?.process().clone();
+        self.running(&process)?;
+        Ok(process)
     }
 
     /// Whether this is another process than the one last seen in a pass.
@@ -132,6 +134,7 @@ impl Engine {
         let backends = self.backends(&wanted);
         let drains = wanted.iter().flatten().any(|(_, wanted)| drains(wanted));
         let mut observed = session.observe(&backends, drains).await?;
+        self.running(&observed.process)?;
         let restarted = self.meet(&observed.process);
         let mut tried = BTreeSet::new();
         let mut applied = 0;
@@ -146,6 +149,7 @@ impl Engine {
             self.learn(&actions, results, &mut tried);
             observed = settle(&mut session, &backends, drains, &commands).await?;
         }
+        self.running(&observed.process)?;
         let targets = self.looks(&wanted, &observed);
         self.forget_refusals();
         Ok(Pass { process: observed.process, restarted, applied, targets })
@@ -183,6 +187,16 @@ impl Engine {
     fn backends(&self, wanted: &[Option<(Revision, Wanted)>]) -> Vec<BackendName> {
         let known = self.targets.iter().zip(wanted).filter(|(_, wanted)| wanted.is_some());
         known.map(|(target, _)| target.backend.clone()).collect()
+    }
+
+    /// A session that reached an old worker in the moment of a reload says nothing of the new one:
+    /// neither what it has applied nor what sessions it has.
+    fn running(&self, process: &ProcessInfo) -> haproxy::Result<()> {
+        if process.stopping {
+            let address = self.client.address().clone();
+            return Err(haproxy::Error::Stopping { address, pid: process.pid });
+        }
+        Ok(())
     }
 
     /// Notes the process; what an earlier one taught no longer counts.

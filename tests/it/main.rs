@@ -11,6 +11,7 @@ mod cli;
 mod demo;
 mod discover;
 mod election;
+mod end_to_end;
 mod floors;
 mod haproxy;
 mod register;

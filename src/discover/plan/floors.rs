@@ -22,6 +22,10 @@ pub struct Floors {
     pub window: Duration,
 }
 
+/// How long after an outage the source's silence about a server proves nothing: the servers' own
+/// leases may have ended in it, and they come back one by one.
+const DOUBT: Duration = Duration::from_secs(60);
+
 /// Why vanished servers keep their slots for now.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Refusal {
@@ -44,6 +48,8 @@ pub enum RefusalReason {
         left: u32,
         allowed: u32,
     },
+    /// It vanished in or right after an outage, or together with others that are back by now.
+    Unconfirmed,
 }
 
 impl RefusalReason {
@@ -53,6 +59,7 @@ impl RefusalReason {
             Self::EmptyAnswer => "empty-answer",
             Self::MaxDropPercent { .. } => "max-drop-percent",
             Self::MinServers { .. } => "min-servers",
+            Self::Unconfirmed => "unconfirmed",
         }
     }
 }
@@ -72,6 +79,9 @@ impl fmt::Display for Refusal {
                 f,
                 "{left} servers would be left and min-servers is {allowed}; {count} keep their slots"
             ),
+            RefusalReason::Unconfirmed => {
+                write!(f, "{count} servers are missing since an outage; they keep their slots")
+            }
         }
     }
 }
@@ -122,6 +132,9 @@ impl Floors {
 pub struct Absences {
     missing: BTreeMap<EndpointId, Missing>,
     dropped: BTreeMap<EndpointId, Instant>,
+    kept: BTreeSet<EndpointId>,
+    interrupted: bool,
+    doubtful_until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -140,6 +153,14 @@ impl Absences {
         interval: Duration,
     ) {
         self.missing.retain(|id, _| ready.contains(id) && !answer.knows(id));
+        self.kept.retain(|id| ready.contains(id) && !answer.knows(id));
+        if std::mem::take(&mut self.interrupted) {
+            self.doubtful_until = Some(now + DOUBT);
+        }
+        let doubtful = self.doubtful_until.is_some_and(|until| now < until);
+        if doubtful {
+            self.kept.extend(ready.iter().filter(|id| !answer.knows(id)).cloned());
+        }
         for id in ready.iter().filter(|id| !answer.knows(id)) {
             match self.missing.get_mut(id) {
                 None => {
@@ -156,6 +177,18 @@ impl Absences {
     /// An error is no look, and ends every row of them.
     pub fn interrupted(&mut self) {
         self.missing.clear();
+        self.interrupted = true;
+    }
+
+    /// Remembers servers that a floor has kept: as others of them come back the floor holds no
+    /// longer, and yet the rest may only be slower.
+    pub fn keep(&mut self, ids: impl IntoIterator<Item = EndpointId>) {
+        self.kept.extend(ids);
+    }
+
+    /// Those that go only once looks in a row have confirmed it.
+    pub fn kept(&self) -> &BTreeSet<EndpointId> {
+        &self.kept
     }
 
     /// Those that were missing in so many looks in a row.
@@ -212,6 +245,30 @@ mod tests {
     fn leases_that_end_one_by_one_are_one_outage() {
         assert_eq!(met(loss(6, 1, 4)), None);
         assert_eq!(met(loss(5, 1, 5)), Some("max-drop-percent"));
+    }
+
+    #[test]
+    fn who_is_missing_after_an_outage_or_was_kept_once_needs_to_be_confirmed() {
+        let [a, b]: [EndpointId; 2] = ["a", "b"].map(|id| id.parse().unwrap());
+        let ready = BTreeSet::from([a.clone(), b.clone()]);
+        let (interval, start) = (Duration::from_secs(10), Instant::now());
+        let mut absences = Absences::default();
+        let look = |absences: &mut Absences, seconds| {
+            let now = start + Duration::from_secs(seconds);
+            absences.look(&Answer::default(), &ready, now, interval);
+            absences.kept().len()
+        };
+        assert_eq!(look(&mut absences, 0), 0, "there was no outage");
+        absences.keep([a.clone()]);
+        assert_eq!(look(&mut absences, 1), 1);
+        absences.interrupted();
+        assert_eq!(look(&mut absences, 2), 2);
+        let back = Answer { unreadable: ready.clone(), ..Answer::default() };
+        absences.look(&back, &ready, start + Duration::from_secs(3), interval);
+        assert!(absences.kept().is_empty());
+        assert_eq!(look(&mut absences, 61), 2, "it is still doubtful");
+        absences.look(&back, &ready, start + Duration::from_secs(62), interval);
+        assert_eq!(look(&mut absences, 63), 0);
     }
 
     #[test]

@@ -96,6 +96,8 @@ pub struct World<'a> {
     pub answer: Option<&'a Answer>,
     /// Servers whose absence enough looks have confirmed.
     pub confirmed: &'a BTreeSet<EndpointId>,
+    /// Servers that go only once their absence is confirmed.
+    pub kept: &'a BTreeSet<EndpointId>,
     /// Servers that were removed lately, for the floors.
     pub recent: &'a BTreeSet<EndpointId>,
     /// This backend's part of the reports of all live HAProxies that have it.

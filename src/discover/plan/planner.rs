@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::floors::Loss;
-use super::{Action, ActionKind, Answer, Content, Plan, Refusal, Waiting, World};
+use super::{Action, ActionKind, Answer, Content, Plan, Refusal, RefusalReason, Waiting, World};
 use crate::model::{
     BackendSpec, EndpointId, HaproxyName, SlotNumber, SlotRecord, SlotState, Timestamp,
 };
@@ -132,15 +132,18 @@ impl<'a> Planner<'a> {
         let loss = self.loss(answer, vanished.len());
         let why = self.world.policy.floors.check(loss);
         let confirmed = |id: &EndpointId| !loss.empty && self.world.confirmed.contains(id);
+        let kept =
+            |id: &EndpointId| !self.world.policy.floors.allow_drop && self.world.kept.contains(id);
         let (gone, held): (Vec<_>, Vec<_>) =
-            vanished.into_iter().partition(|(_, id)| why.is_none() || confirmed(id));
+            vanished.into_iter().partition(|(_, id)| confirmed(id) || (why.is_none() && !kept(id)));
+        let why = why.unwrap_or(RefusalReason::Unconfirmed);
         for (number, _) in gone {
             match self.world.policy.drain_vanished {
                 true => self.enter(number, SlotState::Drain, ActionKind::Drain),
                 false => self.enter(number, SlotState::Rest, ActionKind::Rest),
             }
         }
-        if let Some(why) = why.filter(|_| !held.is_empty()) {
+        if !held.is_empty() {
             self.plan.refused = Some(Refusal { why, servers: held });
         }
         self.rest_dead(answer);

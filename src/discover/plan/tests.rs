@@ -12,6 +12,7 @@ struct Bench {
     answer: Option<Answer>,
     reports: Vec<Report>,
     confirmed: BTreeSet<EndpointId>,
+    kept: BTreeSet<EndpointId>,
     revision: u64,
     now: Timestamp,
 }
@@ -38,6 +39,7 @@ impl Bench {
             answer: None,
             reports: Vec::new(),
             confirmed: BTreeSet::new(),
+            kept: BTreeSet::new(),
             revision: 0,
             now: Timestamp::from_second(1_700_000_000).unwrap(),
         }
@@ -49,6 +51,7 @@ impl Bench {
             table: &self.table,
             answer: self.answer.as_ref(),
             confirmed: &self.confirmed,
+            kept: &self.kept,
             recent: &BTreeSet::new(),
             reports: &self.reports,
             now: self.now,
@@ -283,6 +286,23 @@ fn an_empty_answer_keeps_the_table_even_when_confirmed() {
     bench.policy.floors.allow_drop = true;
     assert_eq!(bench.pass().refused, None);
     assert_eq!(bench.shows(), ["1 rest a", "2 rest b"]);
+}
+
+#[test]
+fn who_was_kept_stays_until_confirmed_though_the_floor_holds_no_longer() {
+    let mut bench = Bench::new(4);
+    bench.sees(&["a", "b", "c", "d"]);
+    bench.kept = ["c", "d"].map(|id| id.parse().unwrap()).into();
+    // Half of them are back: as many as max-drop-percent lets go.
+    let plan = bench.sees(&["a", "b"]);
+    assert_eq!(plan.refused.unwrap().why, RefusalReason::Unconfirmed);
+    assert_eq!(bench.shows(), ["1 ready a", "2 ready b", "3 ready c", "4 ready d"]);
+    bench.confirmed = ["c".parse().unwrap()].into();
+    bench.pass();
+    assert_eq!(bench.shows(), ["1 ready a", "2 ready b", "3 rest c", "4 ready d"]);
+    bench.policy.floors.allow_drop = true;
+    bench.pass();
+    assert_eq!(bench.shows()[3], "4 rest d");
 }
 
 #[test]

@@ -500,7 +500,12 @@ impl Client {
 
     /// The server's name; empty where the connection was closed instead.
     pub fn ask(&mut self) -> std::io::Result<String> {
-        self.0.get_mut().write_all(b"who\n")?;
+        self.ask_for("who")
+    }
+
+    /// The first line of the answer to a command.
+    pub fn ask_for(&mut self, command: &str) -> std::io::Result<String> {
+        self.0.get_mut().write_all(format!("{command}\n").as_bytes())?;
         let mut line = String::new();
         self.0.read_line(&mut line)?;
         Ok(line.trim_end().to_owned())
