@@ -121,6 +121,11 @@ impl Reader {
         }
     }
 
+    /// Where a setting's value came from, once it was read; `None` for a mistake.
+    pub fn origin(&self, path: &str) -> Option<&Origin> {
+        self.effective.iter().find(|e| e.path == path).map(|e| &e.origin)
+    }
+
     /// The members of a list of tables, as paths: `discover.backends[0]`, ….
     pub fn tables(&mut self, path: &str) -> Vec<String> {
         self.known_lists.insert(path.to_owned());
@@ -160,8 +165,7 @@ impl Reader {
         if self.aside {
             return;
         }
-        let origin = self.effective.iter().find(|e| e.path == path).map(|e| &e.origin);
-        if let Some(origin @ (Origin::Environment(_) | Origin::Flag(_))) = origin {
+        if let Some(origin @ (Origin::Environment(_) | Origin::Flag(_))) = self.origin(path) {
             let text = format!("{origin}: {message}");
             return self.problems.push((0, text));
         }

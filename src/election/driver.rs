@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::clock::Clock;
 use super::machine::{Answer, CallId, Effect, Input, Machine, Moment};
 use super::metrics::Metrics;
 use super::view::Holder;
@@ -57,7 +58,7 @@ struct Driver {
     options: Options,
     key: Key,
     machine: Machine,
-    started: Instant,
+    clock: Clock,
     told: watch::Sender<Standing>,
     leading: Option<Held>,
     call: Option<Call>,
@@ -86,7 +87,7 @@ impl Driver {
         Self {
             key: keys::election(&options.name),
             machine: Machine::new(options.ttl),
-            started: Instant::now(),
+            clock: Clock::start(),
             leading: None,
             call: None,
             endings: FuturesUnordered::new(),
@@ -101,13 +102,13 @@ impl Driver {
 
     fn wake_at(&self) -> Instant {
         match self.machine.wake_at() {
-            Some(wake) => self.started + wake,
+            Some(wake) => self.clock.instant(wake),
             None => Instant::now(),
         }
     }
 
     fn feed(&mut self, input: Input) {
-        let at = Moment { now: self.started.elapsed(), jitter: fastrand::f64() };
+        let at = Moment { now: self.clock.now(), jitter: fastrand::f64() };
         for effect in self.machine.handle(at, input) {
             self.perform(effect);
         }
@@ -134,7 +135,7 @@ impl Driver {
             Effect::Lead { token, until } => self.lead(token, until),
             Effect::Extend { until } => {
                 if let Some(held) = &self.leading {
-                    held.leadership.extend(self.started + until);
+                    held.leadership.extend(until);
                 }
             }
             Effect::StepDown { why } => self.step_down(why),
@@ -200,7 +201,7 @@ impl Driver {
     fn lead(&mut self, token: Revision, until: Duration) {
         tracing::info!(election = %self.options.name, %token, "leading");
         let token = FencingToken(token);
-        let leadership = Leadership::new(token, self.key.clone(), self.started + until);
+        let leadership = Leadership::new(token, self.key.clone(), self.clock, until);
         let lost = leadership.lost.clone().drop_guard();
         self.leading = Some(Held { leadership: leadership.clone(), _lost: lost });
         self.metrics.leads(true, token.0);
@@ -296,7 +297,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::election::Candidate;
+    use crate::election::{Candidate, clock};
     use crate::store::{Commit, MemoryStore, Store as _};
 
     const TTL: Duration = Duration::from_secs(10);
@@ -361,6 +362,21 @@ mod tests {
         first.lost.cancelled().await;
         leadership(&b).await;
         assert!(started.elapsed() <= TTL + Duration::from_secs(1), "took {:?}", started.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_on_a_host_that_was_asleep_leads_no_more() {
+        let store = MemoryStore::new();
+        let a = candidate(&store, "a");
+        let first = leadership(&a).await;
+        clock::tests::suspend(TTL);
+        assert!(!first.is_held() && a.leadership().is_none());
+        assert!(!first.lost.is_cancelled(), "no timer has noticed yet");
+        let woken = Instant::now();
+        first.lost.cancelled().await;
+        assert!(woken.elapsed() < TTL / 2, "took {:?}", woken.elapsed());
+        // Here the lease has lived on, so that the same candidate comes back.
+        assert!(leadership(&a).await.token > first.token);
     }
 
     #[tokio::test(start_paused = true)]

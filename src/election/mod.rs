@@ -4,12 +4,13 @@
 //! key's creation revision is the [`FencingToken`]: strictly increasing from leader to leader.
 //! Three things keep two leaders from acting at once:
 //!
-//! 1. a leader counts its deadline on its own monotonic clock, from before the renewal was sent,
-//!    and stops by itself a margin before the lease can end;
+//! 1. a leader counts its deadline on its own host's boot clock, which goes on in a suspend, from
+//!    before the renewal was sent, and stops by itself a margin before the lease can end;
 //! 2. whatever a campaign answered, the key is read back before it counts as won;
 //! 3. [`Leadership::commit`] guards every write with the token, so that the store itself refuses
 //!    one that comes too late.
 
+mod clock;
 mod driver;
 mod leadership;
 mod machine;

@@ -1,6 +1,7 @@
 //! Five candidates in a small world with a seed: requests and answers are late or lost, watches are
 //! cut, processes are paused, killed, started again or resign, and their clocks run at different
-//! rates. Whatever happens, at no instant do two of them act.
+//! rates. The store loses leases and people delete the leader key. Whatever happens, at no instant
+//! do two of them act, but for one that was robbed of its key and cannot know it yet.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -26,6 +27,9 @@ struct ModelStore {
     last_lease: u64,
     /// The token of the last fenced commit that was let in.
     last_fenced: Revision,
+    /// When the keys that are gone were deleted, by their tokens.
+    deleted: BTreeMap<Revision, Duration>,
+    now: Duration,
 }
 
 enum Happening {
@@ -40,6 +44,8 @@ enum Happening {
     Heal(usize),
     /// A lease may have ended.
     Expire,
+    /// The store loses the lease of the leader key, or somebody deletes the key.
+    Rob,
     Mischief,
 }
 
@@ -56,6 +62,10 @@ struct Node {
     watch_cut: bool,
     wakes: Option<Duration>,
     leads: Option<Revision>,
+    /// The last campaign, and when its answer came.
+    campaign: Option<(CallId, Duration)>,
+    /// The newest revision that the watch has told of.
+    news: Revision,
     resigning: bool,
 }
 
@@ -72,6 +82,15 @@ struct World {
     /// The shortest time a lease lives, whatever was asked for.
     least_ttl: Duration,
     leaderships: u32,
+    /// What was taken from its holder before its time, by the token.
+    robbed: BTreeMap<Revision, Robbery>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Robbery {
+    at: Duration,
+    /// The lease ended too, so that no renewal can hide it.
+    of_lease: bool,
 }
 
 impl World {
@@ -91,6 +110,7 @@ impl World {
             last_token: Revision::default(),
             least_ttl,
             leaderships: 0,
+            robbed: BTreeMap::new(),
         };
         for node in 0..CANDIDATES {
             world.plan(Duration::ZERO, Happening::Wake(node));
@@ -144,6 +164,7 @@ impl World {
             Happening::Resume(node) => self.resume(node),
             Happening::Heal(node) => self.heal(node),
             Happening::Expire => {}
+            Happening::Rob => self.rob(),
             Happening::Mischief => self.mischief(),
         }
     }
@@ -167,10 +188,40 @@ impl World {
     fn feed(&mut self, node: usize, input: Input) {
         let jitter = self.rng.f64();
         let at = Moment { now: self.local(node), jitter };
-        for effect in self.nodes[node].machine.handle(at, input) {
+        let effects = self.nodes[node].machine.handle(at, input.clone());
+        self.note_news(node, &input, !effects.is_empty());
+        for effect in effects {
             self.perform(node, effect);
         }
         self.plan_wake(node);
+    }
+
+    /// What a candidate can know from now on.
+    fn note_news(&mut self, node: usize, input: &Input, heeded: bool) {
+        let (now, node) = (self.now, &mut self.nodes[node]);
+        match input {
+            Input::Seen(holder) => node.news = node.news.max(holder.created),
+            Input::Gone(revision) => node.news = node.news.max(*revision),
+            Input::Answer(id, _) if heeded => {
+                if let Some((_, answered)) = node.campaign.as_mut().filter(|(call, _)| call == id) {
+                    *answered = now;
+                }
+            }
+            Input::Answer(..) | Input::Tick | Input::Resign => {}
+        }
+    }
+
+    /// The one who leads now may win back nothing: its key goes, with or without its lease.
+    fn rob(&mut self) {
+        let Some(holder) = self.store.holder.clone() else { return };
+        let of_lease = self.rng.bool();
+        let robbery = Robbery { at: self.now, of_lease };
+        self.robbed.insert(holder.created, robbery);
+        match holder.lease.filter(|_| of_lease) {
+            Some(lease) => self.store.end(lease),
+            None => self.store.delete(),
+        }
+        self.tell_watchers();
     }
 
     fn plan_wake(&mut self, node: usize) {
@@ -185,10 +236,12 @@ impl World {
     fn perform(&mut self, node: usize, effect: Effect) {
         match effect {
             Effect::Lead { token, until } => {
-                assert!(token > self.last_token, "seed {}: token {token} again", self.seed);
+                let is_newest = token > self.last_token || self.is_unaware(node, token);
+                assert!(is_newest, "seed {}: token {token} again", self.seed);
                 assert!(until > self.local(node), "seed {}: a lease that is over", self.seed);
                 assert!(self.nodes[node].leads.is_none(), "seed {}: leads twice", self.seed);
-                self.last_token = token;
+                self.check_read_back(node, token);
+                self.last_token = self.last_token.max(token);
                 self.nodes[node].leads = Some(token);
                 self.leaderships += 1;
             }
@@ -198,8 +251,25 @@ impl World {
             }
             Effect::Follow { .. } => assert!(self.nodes[node].leads.is_none()),
             Effect::Stop => self.start_again(node),
-            request => self.send(node, request),
+            request => {
+                if let Effect::Campaign(id, _) = request {
+                    self.nodes[node].campaign = Some((id, self.now));
+                }
+                self.send(node, request);
+            }
         }
+    }
+
+    /// Who leads has seen its key after the campaign was answered: an answer alone may be late, and
+    /// the key gone again.
+    fn check_read_back(&self, node: usize, token: Revision) {
+        let answered = self.nodes[node].campaign.map_or(Duration::MAX, |(_, answered)| answered);
+        let deleted = self.store.deleted.get(&token).copied().unwrap_or(Duration::MAX);
+        assert!(
+            deleted >= answered,
+            "seed {}: {token} was gone at {deleted:?}, and the campaign answered at {answered:?}",
+            self.seed
+        );
     }
 
     fn send(&mut self, node: usize, request: Effect) {
@@ -221,6 +291,12 @@ impl World {
         if before != self.store.holder {
             self.tell_watchers();
         }
+        let won = matches!(request, Effect::Campaign(..)) && before != self.store.holder;
+        if won && self.faulty() && self.rng.f64() < 0.2 {
+            // About when the answer arrives, and what comes of it is read back.
+            let soon = Duration::from_micros(self.rng.u64(0..8000));
+            self.plan(soon, Happening::Rob);
+        }
         if matches!(request, Effect::Grant(_) | Effect::KeepAlive(..)) {
             self.plan(self.least_ttl, Happening::Expire);
         }
@@ -238,6 +314,7 @@ impl World {
 
     fn expire(&mut self) {
         let before = self.store.holder.clone();
+        self.store.now = self.now;
         self.store.expire(self.now);
         if before != self.store.holder {
             self.tell_watchers();
@@ -290,7 +367,7 @@ impl World {
         let any = self.rng.usize(0..CANDIDATES);
         let node = leader.filter(|_| self.rng.bool()).unwrap_or(any);
         let long = TTL.mul_f64(self.rng.f64() * 3.0);
-        match self.rng.u8(0..8) {
+        match self.rng.u8(0..9) {
             0 | 1 if !self.nodes[node].paused => {
                 self.nodes[node].paused = true;
                 self.plan(long, Happening::Resume(node));
@@ -305,6 +382,7 @@ impl World {
                 self.feed(node, Input::Resign);
             }
             6 | 7 => self.nodes[node].offline_until = self.now + long,
+            8 => self.rob(),
             _ => {}
         }
         self.commit_as_any_leader();
@@ -343,8 +421,19 @@ impl World {
     }
 
     fn check_one_leader(&self) {
-        let acting = self.acting();
+        let mut acting = self.acting();
+        acting.retain(|(node, token)| !self.is_unaware(*node, *token));
         assert!(acting.len() <= 1, "seed {}: at {:?} {acting:?} act", self.seed, self.now);
+    }
+}
+
+impl World {
+    /// Whether it was robbed and cannot know it: the news is under way, and no renewal was due that
+    /// would have told.
+    fn is_unaware(&self, node: usize, token: Revision) -> bool {
+        let Some(robbery) = self.robbed.get(&token) else { return false };
+        let renewed = robbery.of_lease && self.now >= robbery.at + self.least_ttl;
+        self.nodes[node].news <= token && !renewed
     }
 }
 
@@ -360,6 +449,8 @@ impl Node {
             watch_cut: true,
             wakes: Some(Duration::ZERO),
             leads: None,
+            campaign: None,
+            news: Revision::default(),
             resigning: false,
         }
     }
@@ -412,7 +503,9 @@ impl ModelStore {
 
     fn delete(&mut self) {
         self.revision += 1;
-        self.holder = None;
+        if let Some(holder) = self.holder.take() {
+            self.deleted.insert(holder.created, self.now);
+        }
     }
 
     fn end(&mut self, lease: LeaseId) {

@@ -284,3 +284,30 @@ async fn linger(stream: &TcpStream) -> Result<()> {
     while read(stream, &mut chunk).await? > 0 {}
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_nothing_is_cut_off_and_a_slow_one_is_not() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        // More than the kernel holds for the two sockets.
+        let reply = vec![b'x'; 64 << 20];
+        let started = Instant::now();
+        let slowly = async {
+            let mut chunk = vec![0; 1 << 20];
+            while started.elapsed() < WRITE_TIME * 2 {
+                tokio::time::sleep(WRITE_TIME / 2).await;
+                // All that is there: a full window opens only for a good part of it.
+                while matches!(client.try_read(&mut chunk), Ok(len) if len > 0) {}
+            }
+            Instant::now()
+        };
+        let (cut_off, last_read) = tokio::join!(write(&server, &reply), slowly);
+        assert_eq!(cut_off.unwrap_err().kind(), ErrorKind::TimedOut);
+        assert!(last_read.elapsed() >= WRITE_TIME, "{:?}", last_read.elapsed());
+    }
+}

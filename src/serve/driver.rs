@@ -13,7 +13,7 @@ use super::advertise::advertised;
 use super::clients::Clients;
 use super::cluster::{self, Count, Others};
 use super::server::{self, Metrics, Server, Shared};
-use super::settings::{Register, Settings};
+use super::settings::{Limits, Register, Settings};
 use crate::daemon::{Context, OwnedTask, spawn_owned};
 use crate::error::CommandResult;
 use crate::model::{Endpoint, EndpointId, ServerAddress, keys};
@@ -31,8 +31,8 @@ const CLOSE_TIME: Duration = Duration::from_millis(2500);
 const PACE: Duration = Duration::from_millis(25);
 
 /// Serves until the shutdown, and ends in order: deregister, stop accepting, let clients finish.
-pub(super) async fn serve(settings: Settings, context: Context) -> CommandResult {
-    raise_file_limit(settings.limits.max_clients);
+pub(super) async fn serve(mut settings: Settings, context: Context) -> CommandResult {
+    fit_open_files(&mut settings.limits);
     let listener = server::listen(&settings.host, settings.port).await?;
     let listener = Arc::new(listener);
     let listening = listener.local_addr()?;
@@ -237,20 +237,34 @@ impl Report {
     }
 }
 
-/// Most systems start with 1024 open files and allow far more.
-fn raise_file_limit(max_clients: usize) {
+/// What this server needs besides its clients: the store, the admin server, the refused.
+const OTHER_FILES: usize = 192;
+
+/// Lifts the soft limit of open files, which most systems begin with at 1024, to the hard one; what
+/// still does not fit lowers `max-clients`, or is warned of where somebody asked for it.
+fn fit_open_files(limits: &mut Limits) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::debug!(%error, "the limit of open files stays as it is");
     }
-    let now = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    if now < max_clients as u64 + 64 {
-        tracing::warn!(
-            limit = now,
-            max_clients,
-            "the limit of open files is under max-clients: raise it (ulimit -n, LimitNOFILE=)"
-        );
+    let open_files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let places = usize::try_from(open_files).unwrap_or(usize::MAX);
+    let places = places - OTHER_FILES.min(places / 2);
+    let max_clients = limits.max_clients;
+    if max_clients <= places {
+        return;
     }
+    if limits.max_clients_is_set {
+        tracing::warn!(
+            open_files,
+            max_clients,
+            "the limit of open files is too low for max-clients: raise it (ulimit -n, LimitNOFILE=)"
+        );
+        return;
+    }
+    limits.max_clients = places.max(1);
+    let max_clients = limits.max_clients;
+    tracing::info!(open_files, max_clients, "max-clients is what the limit of open files allows");
 }

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use crate::config::{Kind, Reader, from_str_setting};
+use crate::config::{Kind, Origin, Reader, from_str_setting};
 use crate::daemon;
 use crate::model::{BackendName, EndpointId, Label, Weight};
 use crate::store::StoreSettings;
@@ -38,6 +38,8 @@ pub struct Register {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     pub max_clients: usize,
+    /// Somebody wants this `max_clients`; else it is lowered to what the host allows.
+    pub max_clients_is_set: bool,
     /// How long a client may send nothing; zero for ever.
     pub idle_timeout: Duration,
 }
@@ -51,6 +53,8 @@ pub struct Advertise {
 
 impl Settings {
     pub fn read(reader: &mut Reader) -> Self {
+        let max_clients = reader.get("serve.max-clients", 20_000);
+        let max_clients_is_set = reader.origin("serve.max-clients") != Some(&Origin::Default);
         let settings = Self {
             store: StoreSettings::read(reader),
             daemon: daemon::Options::read(reader, "serve", ADMIN_PORT),
@@ -60,7 +64,8 @@ impl Settings {
             register: register(reader),
             ttl: reader.get("serve.ttl", Duration::from_secs(10)),
             limits: Limits {
-                max_clients: reader.get("serve.max-clients", 20_000),
+                max_clients,
+                max_clients_is_set,
                 idle_timeout: reader.get("serve.idle-timeout", Duration::from_secs(600)),
             },
             proxy_protocol: reader.get("serve.proxy-protocol", false),

@@ -146,3 +146,62 @@ fn describe() {
         );
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+    use crate::store::{Faults, Faulty, Guard, MemoryStore};
+
+    /// What is counted while the work is done.
+    fn counted(work: impl Future<Output = ()>) -> String {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        metrics::with_local_recorder(&recorder, || runtime.block_on(work));
+        recorder.handle().render()
+    }
+
+    #[test]
+    fn every_result_is_counted_by_its_name() {
+        let text = counted(async {
+            let key: Key = "k".parse().unwrap();
+            let faulty = Faulty::new(MemoryStore::new(), 1);
+            let store = Instrumented::new(faulty.clone());
+            let create = || Txn::new().guard(Guard::Absent(key.clone())).put(key.clone(), "v");
+            assert!(store.commit(create()).await.is_ok() && store.commit(create()).await.is_ok());
+            assert!(store.keep_alive(LeaseId(7)).await.is_err());
+            faulty.set_faults(Faults { refuse: 1.0, ..Faults::default() });
+            assert!(store.get(&key).await.is_err() && store.get(&key).await.is_err());
+            faulty.set_faults(Faults {
+                delay: 1.0,
+                max_delay: Duration::from_secs(3600),
+                ..Faults::default()
+            });
+            let soon = Duration::from_millis(1);
+            assert!(tokio::time::timeout(soon, store.list(&Prefix::root())).await.is_err());
+            let mut watch = store.watch(&Prefix::root()).await.unwrap();
+            faulty.set_offline(true);
+            assert!(matches!(watch.next_event().await, WatchEvent::Interrupted(_)));
+        });
+        for (operation, result, times) in [
+            ("commit", "ok", 1),
+            ("commit", "conflict", 1),
+            ("keep_alive", "lease_expired", 1),
+            ("get", "unavailable", 2),
+            ("list", "cancelled", 1),
+        ] {
+            let counter = format!(
+                "lbctl_store_operations_total{{store=\"memory\",operation=\"{operation}\",result=\"{result}\"}} {times}\n"
+            );
+            assert!(text.contains(&counter), "{counter} is not in {text}");
+        }
+        assert!(!text.contains("operation=\"get\",result=\"ok\""), "{text}");
+        assert!(text.contains(
+            "lbctl_store_operation_seconds_count{store=\"memory\",operation=\"get\"} 2\n"
+        ));
+        assert!(text.contains(
+            "lbctl_store_watch_events_total{store=\"memory\",event=\"interrupted\"} 1\n"
+        ));
+    }
+}

@@ -1,5 +1,5 @@
 use super::{Result, SharedStore, StoreUrl};
-use crate::config::{Flags, Globals, Reader, Secret};
+use crate::config::{Flags, Globals, Origin, Reader, Secret};
 use crate::error::CommandResult;
 
 /// Which store a command uses: `store.url` (`--store`, `LBCTL_STORE_URL`) and `store.password`
@@ -19,6 +19,12 @@ impl StoreSettings {
         let password: Option<Secret> = reader.find("store.password");
         // Without a URL the reader has its problem and this value is never used.
         let mut url = given.unwrap_or(StoreUrl::Memory);
+        if url.has_password() && matches!(reader.origin("store.url"), Some(Origin::Flag(_))) {
+            tracing::warn!(
+                "every user of this host can read the password in --store (ps): put it into \
+                 LBCTL_STORE_PASSWORD, or name a file with password-file="
+            );
+        }
         if let Some(password) = password {
             add_password(&mut url, password, reader);
         }

@@ -59,6 +59,11 @@ pub struct StoreUrlError {
 }
 
 impl StoreUrl {
+    /// Whether a password stands in it.
+    pub(super) fn has_password(&self) -> bool {
+        matches!(self, Self::Etcd(etcd) if etcd.password.is_some())
+    }
+
     /// The embedded store where no URL is given: `/var/lib/lbctl/lbctl.db` for root, else under
     /// `$XDG_STATE_HOME` or `~/.local/state`. `None` for a user without a home.
     pub fn default_for_user() -> Option<Self> {
@@ -237,7 +242,8 @@ fn endpoint(text: &str) -> Result<String, String> {
             .parse()
             .ok()
             .filter(|port| *port != 0)
-            .ok_or_else(|| format!("{port:?} in {text:?} is not a port"))?,
+            // Not said: it may be a password whose `@HOST` was forgotten.
+            .ok_or_else(|| format!("what follows {host:?} is not a port"))?,
     };
     let inside = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let sound = match inside {
@@ -309,6 +315,7 @@ mod tests {
             ("etcd://u:secret@h:no", "is not a port"),
             ("etcd://u:my?secret@h", "%3F"),
             ("etcd://u:secret?a=b@h", "%3F"),
+            ("etcd://u:secret", "is not a port"),
         ] {
             let error = text.parse::<StoreUrl>().unwrap_err().to_string();
             assert!(error.contains(problem), "{text}: {error}");

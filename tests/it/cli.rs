@@ -132,6 +132,30 @@ fn config_check_reports_all_mistakes_of_all_commands_at_once() {
 }
 
 #[test]
+fn every_command_reports_all_mistakes_of_its_own_at_its_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "[store]\nurl = \"etcd://me:hunter2@h?nope=1\"\nur = 2\n\
+                [discover]\nttl = true\nintervall = \"3s\"\n\
+                [serve]\nport = \"abc\"\nprot = 1\n[sync-haproxy]\nbogus = 1\n";
+    let file = written(folder.path(), text).display().to_string();
+    for (command, mistakes) in [
+        ("serve", &["lbctl.toml:8: serve.port: must be", "lbctl.toml:9: unknown setting"][..]),
+        ("discover", &["lbctl.toml:5: discover.ttl", "lbctl.toml:6: unknown setting"]),
+        ("sync-haproxy", &["lbctl.toml:11: unknown setting sync-haproxy.bogus"]),
+        ("status", &[]),
+    ] {
+        let output = run(&["--config", &file, command]);
+        assert_eq!(output.status.code(), Some(78), "{command}: {}", stderr(&output));
+        let of_the_store = ["lbctl.toml:2: store.url: ", "lbctl.toml:3: unknown setting store.ur"];
+        for mistake in of_the_store.iter().chain(mistakes) {
+            let said = stderr(&output);
+            assert!(said.contains(mistake), "{command}: {mistake} is not in {said}");
+            assert!(!said.contains("hunter2"), "{said}");
+        }
+    }
+}
+
+#[test]
 fn an_empty_file_is_fine_and_shows_only_defaults() {
     let folder = tempfile::tempdir().unwrap();
     let file = empty_file(folder.path());

@@ -1,4 +1,6 @@
 use std::io::{ErrorKind, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -66,13 +68,58 @@ fn a_client_that_does_not_read_is_held_back_and_gets_every_reply_in_the_end() {
     assert_eq!(replies.matches("42\n").count(), sent / 4 + unended * usize::from(sent % 4 == 3));
 }
 
+/// A server with a hard limit of open files.
+fn with_open_files(dir: &Path, limit: u32, args: &[&str]) -> Server {
+    let mut command = Command::new("sh");
+    let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
+    command.args(["-c", &script]).arg(lbctl()).args(["serve", "--store", "memory:"]);
+    Server::of(dir, "few-files", &mut command, args)
+}
+
+#[test]
+fn the_default_of_clients_is_what_the_open_files_allow_and_a_wish_is_warned_of() {
+    let dir = tempdir().unwrap();
+    let fitting = with_open_files(dir.path(), 400, &[]);
+    let log = fitting.process.log();
+    assert!(log.contains("max_clients=208") && !log.contains("WARN"), "{log}");
+    let wished = with_open_files(dir.path(), 400, &["--max-clients", "209"]);
+    assert!(wished.process.log().contains("raise it (ulimit -n"), "{}", wished.process.log());
+    let modest = with_open_files(dir.path(), 400, &["--max-clients", "208"]);
+    assert!(!modest.process.log().contains("open_files"), "{}", modest.process.log());
+    let tiny = with_open_files(dir.path(), 40, &[]);
+    assert!(tiny.process.log().contains("max_clients=20"), "{}", tiny.process.log());
+}
+
+/// Ten thousand, or what this process may open.
+fn a_crowd() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+    maximum.map_or(10_000, |files| usize::try_from(files / 2).unwrap().min(10_000))
+}
+
+#[test]
+fn the_numbers_are_exact_right_after_ten_thousand_come_and_break_off() {
+    let dir = tempdir().unwrap();
+    let server = Server::alone(dir.path(), &[]);
+    let mut asking = server.connect();
+    let crowd: Vec<TcpStream> =
+        (0..a_crowd()).map(|_| TcpStream::connect(server.address).unwrap()).collect();
+    let who = asking.who();
+    assert_eq!((who.here, who.clients.len()), (crowd.len() + 1, crowd.len() + 1));
+    // Closed by a reset, as by a host that goes down hard.
+    for stream in &crowd {
+        rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO)).unwrap();
+    }
+    drop(crowd);
+    let who = asking.who();
+    assert_eq!((who.here, &*who.all), (1, "1"));
+}
+
 #[test]
 fn running_out_of_file_descriptors_is_survived() {
     let dir = tempdir().unwrap();
-    let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -n 40; exec \"$0\" \"$@\""]).arg(lbctl());
-    command.args(["serve", "--store", "memory:"]);
-    let mut server = Server::of(dir.path(), "few-files", &mut command, &[]);
+    let mut server = with_open_files(dir.path(), 40, &["--max-clients", "100"]);
     let mut first = server.connect();
     let others: Vec<Client> = (0..60).map(|_| server.connect()).collect();
     server.process.wait_for_log("accepting connections is failing");

@@ -129,6 +129,38 @@ fn without_the_store_the_local_answers_go_on_and_the_count_says_so() {
 }
 
 #[test]
+fn a_server_killed_with_a_thousand_clients_counts_no_more_once_its_lease_is_gone() {
+    let world = World::sqlite();
+    let [first, mut second] = ["a", "b"].map(|id| Server::of_world(&world, id, &["--ttl", "2s"]));
+    let _crowd = connected(&second, 1000);
+    first.wait_for_all("1001");
+    second.process.kill();
+    first.wait_for_all("1");
+}
+
+#[test]
+fn a_database_file_that_is_moved_away_stops_nobody_and_is_found_again() {
+    let world = World::sqlite();
+    let mut server = Server::of_world(&world, "a", &["--ttl", "2s"]);
+    server.wait_for_all("1");
+    let (file, away) = (world.dir.path().join("lbctl.db"), world.dir.path().join("away.db"));
+    std::fs::rename(&file, &away).unwrap();
+    let mut client = server.connect();
+    eventually("the count to be unavailable", || {
+        assert_eq!(client.ask("WHERE"), "a\n");
+        (client.who().all == "unavailable").then_some(())
+    });
+    assert_eq!(client.who().here, 1);
+    server.process.wait_for_log("the database file was removed");
+    std::fs::rename(&away, &file).unwrap();
+    eventually("the count to be back", || (client.who().all == "1").then_some(()));
+    eventually("this server's own key", || {
+        let all = world.list("serve");
+        (all.len() == 1 && all[0].1 == r#"{"clients":1}"#).then_some(())
+    });
+}
+
+#[test]
 fn a_store_that_was_never_there_stops_nobody() {
     let dir = tempdir().unwrap();
     let url = format!("etcd://127.0.0.1:{}", free_port());

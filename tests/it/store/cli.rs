@@ -9,7 +9,7 @@ use data_encoding::BASE64;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::etcd::Etcd;
+use crate::support::etcd::{Etcd, Options, PASSWORD};
 use crate::support::{eventually, free_port, lbctl};
 
 /// The command on one store.
@@ -280,6 +280,100 @@ fn an_import_replaces_only_when_told_to() {
         assert_eq!(cli.run(&["get", "new"]).ok(), "n");
         assert_eq!(cli.json(&["get", "same", "--output", "json"]), before);
     }
+}
+
+/// An import of many commits, and what to do once its first key is there; answers its end.
+fn interrupt_import(cli: &Cli, with: impl FnOnce(&mut Child)) -> std::process::Output {
+    let file = cli.home.path().join("many.jsonl");
+    let lines: String = (0..20_000)
+        .map(|i| format!("{}\n", json!({"key": format!("m/{i:05}"), "value": "v"})))
+        .collect();
+    std::fs::write(&file, lines).unwrap();
+    let mut command = cli.command(&["import", file.to_str().unwrap()]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    eventually("the first key", || (cli.run(&["get", "m/00000"]).code == Some(0)).then_some(()));
+    with(&mut child);
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn an_import_that_was_killed_goes_on_where_it_was() {
+    let cli = Cli::sqlite();
+    interrupt_import(&cli, |child| child.kill().unwrap());
+    let before = cli.keys().len();
+    assert!((1..20_000).contains(&before), "{before} keys: it was not cut short");
+    let file = cli.home.path().join("many.jsonl");
+    let said = cli.run(&["import", file.to_str().unwrap()]).ok();
+    let left = 20_000 - before;
+    assert!(said.starts_with(&format!("wrote {left} of 20000 keys")), "{before}: {said}");
+    assert_eq!(cli.keys().len(), 20_000);
+}
+
+#[test]
+fn an_import_that_loses_a_race_is_exit_code_75_and_can_be_run_again() {
+    let cli = Cli::sqlite();
+    let output = interrupt_import(&cli, |_| {
+        cli.run(&["put", "m/19999", "w"]).ok();
+    });
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(75), "{stderr}");
+    assert!(stderr.contains("somebody else changed") && stderr.contains("of 20000 keys written"));
+    assert_eq!(cli.run(&["get", "m/19999"]).ok(), "w", "the other one's value was replaced");
+    let file = cli.home.path().join("many.jsonl");
+    cli.run(&["import", "--replace", file.to_str().unwrap()]).ok();
+    assert_eq!(cli.run(&["get", "m/19999"]).ok(), "v");
+}
+
+#[test]
+fn hostile_lines_and_keys_are_refused_in_short_sentences() {
+    let cli = Cli::sqlite();
+    let huge = "k".repeat(300 * 1024);
+    let line = |key: &str| format!("{}\n", json!({"key": key, "value": "v"}));
+    let nothing_ends = format!("{{\"key\":\"k\",\"value\":\"{}", "x".repeat(100 << 20));
+    for (input, about) in [
+        (line(&huge), "longer than 1024 bytes"),
+        (line("a\0b"), "control character"),
+        (line("../../etc/passwd\n"), "control character"),
+        (r#"{"key":"k","value_base64":"a"}"#.to_owned(), "not base64"),
+        (r#"{"key":"k","value":"v","valeu":1}"#.to_owned(), "valeu"),
+        (nothing_ends, "line 1:"),
+        ("[".repeat(1 << 20), "line 1:"),
+    ] {
+        let ran = cli.run_with(&["import"], input.as_bytes());
+        assert!(ran.stderr.len() < 1000, "{} bytes on stderr", ran.stderr.len());
+        ran.fails(1, about);
+    }
+    cli.run(&["put", &huge[..100_000], "v"]).fails(2, "longer than 1024 bytes");
+    assert_eq!(cli.keys(), [""; 0]);
+}
+
+#[test]
+fn the_password_comes_from_a_file_and_on_the_command_line_it_is_warned_of() {
+    let options = Options { password: true, ..Options::default() };
+    let Some(etcd) = Etcd::start_with(1, options) else { return };
+    let (home, url) = (TempDir::new().unwrap(), etcd.url("lbctl"));
+    let file = home.path().join("password");
+    std::fs::write(&file, format!("{PASSWORD}\nnot this line\n")).unwrap();
+    let hidden = url.replace(&format!(":{PASSWORD}@"), "@");
+    let separator = if hidden.contains('?') { '&' } else { '?' };
+    let hidden = format!("{hidden}{separator}password-file={}", file.display());
+    let mut cli = Cli { url: hidden, home, _etcd: None };
+    let put = cli.run(&["put", "k", "v"]);
+    assert_eq!(put.stderr, "");
+    put.ok();
+    cli.url = url;
+    let get = cli.run(&["get", "k"]);
+    assert!(get.stderr.contains("LBCTL_STORE_PASSWORD") && !get.stderr.contains(PASSWORD));
+    assert_eq!(get.ok(), "v");
+    std::fs::write(&file, "wrong").unwrap();
+    cli.url = format!(
+        "{}{separator}password-file={}",
+        cli.url.replace(&format!(":{PASSWORD}@"), "@"),
+        file.display()
+    );
+    cli.run(&["get", "k"]).fails(78, "hint:");
+    std::fs::remove_file(&file).unwrap();
+    cli.run(&["get", "k"]).fails(78, "password");
 }
 
 #[test]
