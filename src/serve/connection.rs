@@ -308,6 +308,7 @@ mod tests {
         };
         let (cut_off, last_read) = tokio::join!(write(&server, &reply), slowly);
         assert_eq!(cut_off.unwrap_err().kind(), ErrorKind::TimedOut);
-        assert!(last_read.elapsed() >= WRITE_TIME, "{:?}", last_read.elapsed());
+        let silent = last_read.elapsed();
+        assert!((WRITE_TIME..WRITE_TIME * 2).contains(&silent), "{silent:?}");
     }
 }

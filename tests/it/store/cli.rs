@@ -9,7 +9,7 @@ use data_encoding::BASE64;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::etcd::{Etcd, Options, PASSWORD};
+use crate::support::etcd::{Etcd, Options, PASSWORD, PASSWORD_IN_URL, USER};
 use crate::support::{eventually, free_port, lbctl};
 
 /// The command on one store.
@@ -354,23 +354,19 @@ fn the_password_comes_from_a_file_and_on_the_command_line_it_is_warned_of() {
     let (home, url) = (TempDir::new().unwrap(), etcd.url("lbctl"));
     let file = home.path().join("password");
     std::fs::write(&file, format!("{PASSWORD}\nnot this line\n")).unwrap();
-    let hidden = url.replace(&format!(":{PASSWORD}@"), "@");
-    let separator = if hidden.contains('?') { '&' } else { '?' };
-    let hidden = format!("{hidden}{separator}password-file={}", file.display());
-    let mut cli = Cli { url: hidden, home, _etcd: None };
+    let (_, place) = url.split_once('@').unwrap();
+    let hidden = format!("etcd://{USER}@{place}?password-file={}", file.display());
+    let mut cli = Cli { url: hidden.clone(), home, _etcd: None };
     let put = cli.run(&["put", "k", "v"]);
     assert_eq!(put.stderr, "");
     put.ok();
     cli.url = url;
     let get = cli.run(&["get", "k"]);
-    assert!(get.stderr.contains("LBCTL_STORE_PASSWORD") && !get.stderr.contains(PASSWORD));
+    assert!(get.stderr.contains("LBCTL_STORE_PASSWORD"), "{get:?}");
+    assert!(!get.stderr.contains(PASSWORD) && !get.stderr.contains(PASSWORD_IN_URL), "{get:?}");
     assert_eq!(get.ok(), "v");
+    cli.url = hidden;
     std::fs::write(&file, "wrong").unwrap();
-    cli.url = format!(
-        "{}{separator}password-file={}",
-        cli.url.replace(&format!(":{PASSWORD}@"), "@"),
-        file.display()
-    );
     cli.run(&["get", "k"]).fails(78, "hint:");
     std::fs::remove_file(&file).unwrap();
     cli.run(&["get", "k"]).fails(78, "password");
