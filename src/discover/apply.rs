@@ -96,3 +96,41 @@ fn late(store: &dyn Store, backend: &BackendName) -> Error {
     let reason = format!("no answer within {} s", DEADLINE.as_secs());
     Error::new(ErrorKind::Indeterminate, store.name(), "commit", keys::backend(backend), reason)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::election::{Candidate, Options, Standing};
+    use crate::model::{BackendSpec, ElectionName, Ramp, Weight};
+    use crate::store;
+
+    #[tokio::test]
+    async fn a_leader_that_was_replaced_unawares_writes_nothing() {
+        let store = store::open(&"memory:".parse().unwrap()).await.unwrap();
+        let backend: BackendName = "web".parse().unwrap();
+        let options = Options {
+            name: ElectionName::discover(&backend),
+            id: "a".parse().unwrap(),
+            ttl: Duration::from_secs(60),
+        };
+        let candidate = Candidate::start(store.clone(), options);
+        let mut standing = candidate.standing();
+        standing.wait_for(|now| matches!(now, Standing::Leader(_))).await.unwrap();
+        let leadership = candidate.leadership().unwrap();
+        let spec = BackendSpec {
+            slots: 1,
+            ramp: Ramp::flat(Weight::saturating(100)),
+            drain_deadline: Duration::from_secs(1),
+            rest: Duration::from_secs(1),
+            unplaced: Vec::new(),
+        };
+        let plan = Plan { spec: Some(spec), ..Plan::default() };
+        let table = Table::read(&backend, []);
+        // Nothing is waited for, so that the copy of the leadership still says that it is held.
+        let other = Txn::new().delete(leadership.key.clone());
+        assert!(matches!(store.commit(other).await.unwrap(), Commit::Committed(_)));
+        let applied = apply(&*store, &leadership, &backend, &table, &plan).await.unwrap();
+        assert_eq!(applied, Applied::Conflict);
+        assert!(store.get(&keys::spec(&backend)).await.unwrap().is_none());
+    }
+}
