@@ -5,8 +5,11 @@ use std::fmt::Write as _;
 use comfy_table::{Cell, Color, Table};
 
 use super::{BackendView, HaproxyView, SlotView, Snapshot};
-use crate::model::{SlotState, Timestamp};
+use crate::model::{EndpointId, SlotState, Timestamp};
 use crate::output;
+
+/// How many endpoints without a slot are named.
+const NAMED: usize = 10;
 
 /// The whole picture; nothing to show is said in a sentence.
 pub fn render(snapshot: &Snapshot) -> String {
@@ -37,9 +40,8 @@ pub fn render(snapshot: &Snapshot) -> String {
 fn backend_part(backend: &BackendView, now: Timestamp) -> String {
     let mut text = headline(backend);
     if !backend.unplaced.is_empty() {
-        let ids: Vec<&str> = backend.unplaced.iter().map(AsRef::as_ref).collect();
         // Writing to a String cannot fail.
-        _ = writeln!(text, "no slot is free for {}: {}", ids.len(), ids.join(", "));
+        _ = writeln!(text, "{}", unplaced(&backend.unplaced));
     }
     if backend.slots.is_empty() {
         return text;
@@ -50,6 +52,13 @@ fn backend_part(backend: &BackendView, now: Timestamp) -> String {
         add_slot(&mut table, slot, now);
     }
     text + &output::render(&table)
+}
+
+/// The first few by name: a person wants to know how many, and an example.
+fn unplaced(endpoints: &[EndpointId]) -> String {
+    let named: Vec<&str> = endpoints.iter().take(NAMED).map(AsRef::as_ref).collect();
+    let more = if endpoints.len() > NAMED { ", …" } else { "" };
+    format!("no slot is free for {}: {}{more}", endpoints.len(), named.join(", "))
 }
 
 fn headline(backend: &BackendView) -> String {
@@ -246,6 +255,16 @@ discover-web  host-1  12     -
 
 unreadable backends/web/slots/00004: expected value
 "
+        );
+    }
+
+    #[test]
+    fn many_endpoints_without_a_slot_do_not_flood_the_screen() {
+        let ids: Vec<EndpointId> = (0..300).map(|i| format!("i-{i}").parse().unwrap()).collect();
+        let line = unplaced(&ids);
+        assert!(
+            line.starts_with("no slot is free for 300: i-0, i-1") && line.len() < 120,
+            "{line}"
         );
     }
 
