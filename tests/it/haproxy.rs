@@ -24,7 +24,7 @@ fn the_harness_starts_reloads_kills_and_starts_again() {
         address.port()
     );
     haproxy.raw(&fill);
-    assert_eq!(haproxy.server("web", "s1").address(), address.to_string());
+    wait_for_address(&haproxy, &server);
     let mut client = Client::connect(haproxy.frontend("web")).unwrap();
     assert_eq!(client.ask().unwrap(), "one");
     haproxy.reload();
@@ -34,6 +34,14 @@ fn the_harness_starts_reloads_kills_and_starts_again() {
     assert!(!client.ask().is_ok_and(|name| !name.is_empty()), "a killed HAProxy answered");
     haproxy.start_again();
     assert_eq!(haproxy.servers("web").len(), 2);
+}
+
+/// From 2.9 on, HAProxy takes an address over a moment after it answered.
+fn wait_for_address(haproxy: &Haproxy, server: &NamedServer) {
+    let address = server.address().to_string();
+    eventually("the address of web/s1 to show", || {
+        (haproxy.server("web", "s1").address() == address).then_some(())
+    });
 }
 
 fn refer(backend: &str, server: &str) -> ServerRef {
@@ -328,6 +336,7 @@ async fn sessions_count_what_a_drain_waits_for() {
     let mut session = open(haproxy.unix()).await;
     let fill = [set_address(&s1, &held.address().to_string()), set_state(&s1, AdminState::Ready)];
     assert_eq!(kinds(&session.apply(&fill).await.unwrap()), [None; 2]);
+    wait_for_address(&haproxy, &held);
     let mut client = Client::connect(haproxy.frontend("web")).unwrap();
     assert_eq!(client.ask().unwrap(), "held");
     let web = ["web".parse().unwrap()];
