@@ -95,7 +95,7 @@ async fn supervise(
             }
             got = signals.next() => match got {
                 Signal::Reload => {
-                    tracing::info!("SIGHUP: reading the configuration again");
+                    tracing::info!("SIGHUP received");
                     context.reload.notify_waiters();
                 }
                 Signal::Stop(kind) if context.shutdown.is_cancelled() => {

@@ -62,7 +62,8 @@ pub struct Args {
     #[arg(long, value_name = "DURATION")]
     ttl: Option<String>,
 
-    /// Refuse connections beyond this many, with a sentence [default: 20000]
+    /// Refuse connections beyond this many, with a sentence [default: 20000, or fewer
+    /// where the limit of open files is lower]
     #[arg(long, value_name = "N")]
     max_clients: Option<String>,
 
