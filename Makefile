@@ -21,6 +21,10 @@ test: bootstrap-test ## Run every test, those on real servers too; ARGS picks so
 	LBCTL_TEST_REQUIRE=1 $(CARGO) test --locked --doc -- $(ARGS)
 	LBCTL_TEST_REQUIRE=1 $(CARGO) test --locked --tests -- $(ARGS)
 
+.PHONY: soak
+soak: bootstrap-test ## Run the tests with far more rounds; ARGS picks some by name
+	LBCTL_TEST_REQUIRE=1 LBCTL_TEST_SOAK=1 $(CARGO) test --locked --test it -- $(ARGS)
+
 .PHONY: check
 check: bootstrap-test ## Check format, lints, documentation, scripts and dependencies
 	$(CARGO) fmt --check

@@ -77,3 +77,32 @@ pub fn program(name: &str) -> Option<PathBuf> {
 pub fn lbctl() -> PathBuf {
     assert_cmd::cargo::cargo_bin!("lbctl").to_path_buf()
 }
+
+/// `long` under `make soak` (`LBCTL_TEST_SOAK=1`), else `normal`: how much of something a test does.
+pub fn soak<T>(normal: T, long: T) -> T {
+    if std::env::var_os("LBCTL_TEST_SOAK").is_some() { long } else { normal }
+}
+
+/// Random numbers that can be had again: the seed is printed where the test fails, and
+/// `LBCTL_TEST_SEED` sets it.
+#[derive(Debug)]
+pub struct Random {
+    seed: u64,
+    pub rng: fastrand::Rng,
+}
+
+impl Random {
+    pub fn new() -> Self {
+        let named = std::env::var("LBCTL_TEST_SEED").ok();
+        let seed = named.map_or_else(|| fastrand::u64(..), |seed| seed.parse().unwrap());
+        Self { seed, rng: fastrand::Rng::with_seed(seed) }
+    }
+}
+
+impl Drop for Random {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("to have it again: LBCTL_TEST_SEED={}", self.seed);
+        }
+    }
+}
