@@ -6,7 +6,7 @@ SHELL := /bin/bash
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin
 CARGO ?= cargo
 ARGS ?=
-SCRIPTS := .ci/run deploy/bootstrap.sh
+SCRIPTS := .ci/run deploy/bootstrap.sh deploy/haproxy-versions.sh
 
 .PHONY: help
 help: ## Show this list

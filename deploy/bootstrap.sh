@@ -50,6 +50,9 @@ require() {
             die "$EXIT_FAILED" "still missing after the installation: ${missing[*]}"
         fi
     fi
+    if [[ $1 == test ]]; then
+        "$(dirname "${BASH_SOURCE[0]}")/haproxy-versions.sh"
+    fi
     require_rust
 }
 
@@ -75,6 +78,7 @@ etcd                                etcd-server
 etcdctl                             etcd-client
 openssl                             openssl
 kill                                procps
+patchelf                            patchelf
 shellcheck                          shellcheck
 TEXT
     fi
