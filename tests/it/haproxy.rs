@@ -9,13 +9,27 @@ use lbctl::haproxy::{
 };
 use lbctl::model::Weight;
 
-use crate::support::haproxy::{Backend, Client, Haproxy, NamedServer, Options};
+use crate::support::haproxy::{
+    Backend, Client, Haproxy, NamedServer, Options, Version, on_every_haproxy,
+};
 use crate::support::{DEADLINE, eventually, eventually_async};
 
-#[test]
-fn the_harness_starts_reloads_kills_and_starts_again() {
+on_every_haproxy! {
+    the_harness_starts_reloads_kills_and_starts_again,
+    every_command_works_over_every_way_in,
+    every_refusal_is_told_and_the_commands_behind_it_are_carried_out,
+    without_the_admin_level_everything_reads_and_nothing_changes,
+    thousands_of_commands_go_over_many_lines_and_each_reply_finds_its_command,
+    a_session_stays_with_its_worker_through_a_reload_or_ends,
+    a_killed_haproxy_is_an_error_that_says_how_far_it_came,
+    a_stopped_haproxy_is_given_up_in_time,
+    the_two_kinds_of_socket_are_not_mixed_up,
+    sessions_count_what_a_drain_waits_for,
+}
+
+async fn the_harness_starts_reloads_kills_and_starts_again(version: Version) {
     let options = Options::new([Backend::new("web", 2), Backend::new("api", 0)]).master();
-    let Some(mut haproxy) = Haproxy::start(options) else { return };
+    let Some(mut haproxy) = Haproxy::start(options.on(version)) else { return };
     let server = NamedServer::start("one", "127.0.0.2");
     let address = server.address();
     let fill = format!(
@@ -87,10 +101,9 @@ fn ways(haproxy: &Haproxy) -> [SocketAddress; 3] {
     [haproxy.unix(), haproxy.tcp(), haproxy.master()]
 }
 
-#[tokio::test]
-async fn every_command_works_over_every_way_in() {
+async fn every_command_works_over_every_way_in(version: Version) {
     let options = Options::new([Backend::new("web", 2).checked(), Backend::new("dyn", 0)]).master();
-    let Some(haproxy) = Haproxy::start(options) else { return };
+    let Some(haproxy) = Haproxy::start(options.on(version)) else { return };
     for (n, address) in ways(&haproxy).into_iter().enumerate() {
         let mut session = open(address.clone()).await;
         assert_eq!(session.process().pid, haproxy.pid(), "{address}");
@@ -125,14 +138,13 @@ async fn every_command_works_over_every_way_in() {
     }
 }
 
-#[tokio::test]
-async fn every_refusal_is_told_and_the_commands_behind_it_are_carried_out() {
+async fn every_refusal_is_told_and_the_commands_behind_it_are_carried_out(version: Version) {
     let backends = [
         Backend::new("web", 1),
         Backend::new("dyn", 0),
         Backend::new("fixed", 1).balance("static-rr"),
     ];
-    let Some(haproxy) = Haproxy::start(Options::new(backends).master()) else { return };
+    let Some(haproxy) = Haproxy::start(Options::new(backends).master().on(version)) else { return };
     for address in ways(&haproxy) {
         let mut session = open(address.clone()).await;
         let (s1, d1) = (refer("web", "s1"), refer("dyn", "d1"));
@@ -164,10 +176,9 @@ async fn every_refusal_is_told_and_the_commands_behind_it_are_carried_out() {
     }
 }
 
-#[tokio::test]
-async fn without_the_admin_level_everything_reads_and_nothing_changes() {
+async fn without_the_admin_level_everything_reads_and_nothing_changes(version: Version) {
     let options = Options::new([Backend::new("web", 1), Backend::new("dyn", 0)]).level("operator");
-    let Some(haproxy) = Haproxy::start(options) else { return };
+    let Some(haproxy) = Haproxy::start(options.on(version)) else { return };
     let mut session = open(haproxy.unix()).await;
     let s1 = refer("web", "s1");
     let commands = [
@@ -187,10 +198,13 @@ async fn without_the_admin_level_everything_reads_and_nothing_changes() {
     assert_eq!(observed.backends["web"][0].sessions, Some(0));
 }
 
-#[tokio::test]
-async fn thousands_of_commands_go_over_many_lines_and_each_reply_finds_its_command() {
+async fn thousands_of_commands_go_over_many_lines_and_each_reply_finds_its_command(
+    version: Version,
+) {
     let slots = 1_200;
-    let Some(haproxy) = Haproxy::start(Options::new([Backend::new("web", slots)]).master()) else {
+    let Some(haproxy) =
+        Haproxy::start(Options::new([Backend::new("web", slots)]).master().on(version))
+    else {
         return;
     };
     for (n, address) in ways(&haproxy).into_iter().enumerate() {
@@ -231,9 +245,9 @@ async fn thousands_of_commands_go_over_many_lines_and_each_reply_finds_its_comma
     }
 }
 
-#[tokio::test]
-async fn a_session_stays_with_its_worker_through_a_reload_or_ends() {
-    let Some(haproxy) = Haproxy::start(Options::new([Backend::new("web", 1)]).master()) else {
+async fn a_session_stays_with_its_worker_through_a_reload_or_ends(version: Version) {
+    let Some(haproxy) = Haproxy::start(Options::new([Backend::new("web", 1)]).master().on(version))
+    else {
         return;
     };
     let held = NamedServer::start("held", "127.0.0.2");
@@ -265,12 +279,11 @@ async fn a_session_stays_with_its_worker_through_a_reload_or_ends() {
     }
 }
 
-#[tokio::test]
-async fn a_killed_haproxy_is_an_error_that_says_how_far_it_came() {
+async fn a_killed_haproxy_is_an_error_that_says_how_far_it_came(version: Version) {
     for master in [false, true] {
         let mut options = Options::new([Backend::new("web", 1)]);
         options.master = master;
-        let Some(mut haproxy) = Haproxy::start(options) else { return };
+        let Some(mut haproxy) = Haproxy::start(options.on(version)) else { return };
         let address = if master { haproxy.master() } else { haproxy.unix() };
         let mut session = open(address.clone()).await;
         haproxy.kill();
@@ -286,9 +299,11 @@ fn is_stopped(task: &Path) -> bool {
     std::fs::read_to_string(task.join("status")).unwrap().contains("State:\tT")
 }
 
-#[tokio::test]
-async fn a_stopped_haproxy_is_given_up_in_time() {
-    let Some(mut haproxy) = Haproxy::start(Options::new([Backend::new("web", 1)])) else { return };
+async fn a_stopped_haproxy_is_given_up_in_time(version: Version) {
+    let Some(mut haproxy) = Haproxy::start(Options::new([Backend::new("web", 1)]).on(version))
+    else {
+        return;
+    };
     let timeouts = Timeouts { exchange: Duration::from_millis(300), ..Timeouts::default() };
     let client = client::Client::new(haproxy.unix(), timeouts);
     let mut session = client.session().await.unwrap();
@@ -306,9 +321,9 @@ async fn a_stopped_haproxy_is_given_up_in_time() {
     eventually_async("HAProxy to answer again", async || client.session().await.ok()).await;
 }
 
-#[tokio::test]
-async fn the_two_kinds_of_socket_are_not_mixed_up() {
-    let Some(haproxy) = Haproxy::start(Options::new([Backend::new("web", 1).http()]).master())
+async fn the_two_kinds_of_socket_are_not_mixed_up(version: Version) {
+    let Some(haproxy) =
+        Haproxy::start(Options::new([Backend::new("web", 1).http()]).master().on(version))
     else {
         return;
     };
@@ -327,10 +342,9 @@ async fn the_two_kinds_of_socket_are_not_mixed_up() {
     assert!(matches!(error, client::Error::NotHaproxy { .. }), "{error:?}");
 }
 
-#[tokio::test]
-async fn sessions_count_what_a_drain_waits_for() {
+async fn sessions_count_what_a_drain_waits_for(version: Version) {
     let backends = [Backend::new("web", 2).line("timeout queue 30s").server("maxconn 1")];
-    let Some(haproxy) = Haproxy::start(Options::new(backends)) else { return };
+    let Some(haproxy) = Haproxy::start(Options::new(backends).on(version)) else { return };
     let held = NamedServer::start("held", "127.0.0.2");
     let s1 = refer("web", "s1");
     let mut session = open(haproxy.unix()).await;

@@ -12,8 +12,18 @@ use lbctl::model::{
 use lbctl::store::{self, Commit, SharedStore, Txn};
 use tempfile::TempDir;
 
-use super::support::haproxy::{Backend, Haproxy, NamedServer, Options};
+use super::support::haproxy::{Backend, Haproxy, NamedServer, Options, Version, on_every_haproxy};
 use super::support::{Process, endpoint, eventually, eventually_async, lbctl};
+
+on_every_haproxy! {
+    the_daemon_fills_and_empties_haproxy_and_reports_it,
+    once_ends_with_what_it_came_to,
+    too_few_places_name_the_line_and_the_others_are_served,
+    a_dry_run_prints_every_command_and_sends_none,
+    a_dumped_state_is_what_haproxy_begins_with,
+    a_fallback_takes_the_rest_and_every_slot_leaves_every_backend,
+    sighup_takes_a_new_configuration_and_refuses_a_broken_one,
+}
 
 /// A HAProxy, a store and a table `web` of four slots at full weight.
 struct World {
@@ -23,8 +33,8 @@ struct World {
 }
 
 impl World {
-    async fn start(options: Options) -> Option<Self> {
-        let haproxy = Haproxy::start(options)?;
+    async fn start(version: Version, options: Options) -> Option<Self> {
+        let haproxy = Haproxy::start(options.on(version))?;
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite:{}", folder.path().join("store.db").display());
         let store = store::open(&url.parse().unwrap()).await.unwrap();
@@ -123,10 +133,9 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_daemon_fills_and_empties_haproxy_and_reports_it() {
+async fn the_daemon_fills_and_empties_haproxy_and_reports_it(version: Version) {
     let options = Options::new([Backend::new("app", 3).checked()]);
-    let Some(world) = World::start(options).await else { return };
+    let Some(world) = World::start(version, options).await else { return };
     world.put_spec(3).await;
     let mut sync = world.daemon(&["--backend", "app", "--from", "web"]);
     let servers = ["a", "b", "c"].map(|name| NamedServer::start(name, "127.0.0.1"));
@@ -157,9 +166,9 @@ async fn the_daemon_fills_and_empties_haproxy_and_reports_it() {
     assert_eq!(world.report().await, None, "the report outlived a clean stop");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn once_ends_with_what_it_came_to() {
-    let Some(mut world) = World::start(Options::new([Backend::new("app", 2)])).await else {
+async fn once_ends_with_what_it_came_to(version: Version) {
+    let Some(mut world) = World::start(version, Options::new([Backend::new("app", 2)])).await
+    else {
         return;
     };
     let missing = world.once(&["--backend", "app", "--from", "web"]);
@@ -184,9 +193,10 @@ async fn once_ends_with_what_it_came_to() {
     assert!(stderr(&away).contains("hint: start HAProxy with"), "{}", stderr(&away));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn too_few_places_name_the_line_and_the_others_are_served() {
-    let Some(world) = World::start(Options::new([Backend::new("app", 1)])).await else { return };
+async fn too_few_places_name_the_line_and_the_others_are_served(version: Version) {
+    let Some(world) = World::start(version, Options::new([Backend::new("app", 1)])).await else {
+        return;
+    };
     world.put_spec(2).await;
     for number in [1, 2] {
         let endpoint = endpoint(&format!("e{number}"), format!("127.0.0.1:900{number}"));
@@ -198,10 +208,9 @@ async fn too_few_places_name_the_line_and_the_others_are_served() {
     assert_eq!(world.states("app"), ["ready"]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_dry_run_prints_every_command_and_sends_none() {
+async fn a_dry_run_prints_every_command_and_sends_none(version: Version) {
     let options = Options::new([Backend::new("app", 1).checked()]);
-    let Some(world) = World::start(options).await else { return };
+    let Some(world) = World::start(version, options).await else { return };
     world.put_spec(1).await;
     world.put(1, endpoint("a", "127.0.0.1:9001"), SlotState::Ready).await;
     let before = world.servers("app");
@@ -230,10 +239,9 @@ async fn a_dry_run_prints_every_command_and_sends_none() {
     assert_eq!(preview(&[]), "nothing to do\n");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_dumped_state_is_what_haproxy_begins_with() {
+async fn a_dumped_state_is_what_haproxy_begins_with(version: Version) {
     let options = Options::new([Backend::new("app", 2).line("load-server-state-from-file global")]);
-    let Some(mut world) = World::start(options).await else { return };
+    let Some(mut world) = World::start(version, options).await else { return };
     world.put_spec(2).await;
     world.put(1, endpoint("a", "127.0.0.1:9001"), SlotState::Ready).await;
     let file = world.haproxy.state_file();
@@ -247,10 +255,9 @@ async fn a_dumped_state_is_what_haproxy_begins_with() {
     assert_eq!(world.servers("app"), filled, "nothing but the file could have filled it");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_fallback_takes_the_rest_and_every_slot_leaves_every_backend() {
+async fn a_fallback_takes_the_rest_and_every_slot_leaves_every_backend(version: Version) {
     let backends = ["main", "rest", "all"].map(|name| Backend::new(name, 2));
-    let Some(world) = World::start(Options::new(backends)).await else { return };
+    let Some(world) = World::start(version, Options::new(backends)).await else { return };
     world.put_spec(2).await;
     world.put(1, in_zone("a", "z1"), SlotState::Ready).await;
     world.put(2, in_zone("b", "z2"), SlotState::Ready).await;
@@ -275,10 +282,9 @@ async fn a_fallback_takes_the_rest_and_every_slot_leaves_every_backend() {
     assert_eq!(world.states("all"), ["maint", "ready"]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn sighup_takes_a_new_configuration_and_refuses_a_broken_one() {
+async fn sighup_takes_a_new_configuration_and_refuses_a_broken_one(version: Version) {
     let backends = ["app", "more"].map(|name| Backend::new(name, 1));
-    let Some(world) = World::start(Options::new(backends)).await else { return };
+    let Some(world) = World::start(version, Options::new(backends)).await else { return };
     world.put_spec(1).await;
     world.put(1, endpoint("a", "127.0.0.1:9001"), SlotState::Ready).await;
     let entry =

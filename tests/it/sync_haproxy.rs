@@ -13,8 +13,23 @@ use lbctl::model::{
 use lbctl::store::{self, Commit, SharedStore, Txn};
 use tempfile::TempDir;
 
-use super::support::haproxy::{Backend, Client, Haproxy, NamedServer, Options};
+use super::support::haproxy::{
+    Backend, Client, Haproxy, NamedServer, Options, Version, on_every_haproxy,
+};
 use super::support::{Process, endpoint, eventually, eventually_async, lbctl};
+
+on_every_haproxy! {
+    servers_come_and_go_from_none_to_none,
+    another_server_in_a_slot_takes_its_traffic_over,
+    a_server_ramps_step_by_step_with_no_write_to_the_store,
+    a_draining_server_keeps_its_sessions_and_gets_no_new_ones,
+    a_reloaded_or_restarted_haproxy_is_filled_again,
+    no_request_reaches_a_server_that_never_passed_a_check,
+    hostile_entries_of_the_store_change_nothing_else,
+    servers_may_have_ipv6_addresses,
+    a_table_of_many_lines_is_applied_whole,
+    each_misconfiguration_is_told_with_the_line_to_change,
+}
 
 /// How servers come to be in HAProxy, and the way to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,12 +85,19 @@ struct World {
 
 impl World {
     /// In master-worker mode, with a table of `slots` free slots.
-    async fn start(case: Case, slots: u32) -> Option<Self> {
-        Self::with(case, slots, case.backend(slots), Ramp::flat(Weight::saturating(100))).await
+    async fn start(version: Version, case: Case, slots: u32) -> Option<Self> {
+        Self::with(version, case, slots, case.backend(slots), Ramp::flat(Weight::saturating(100)))
+            .await
     }
 
-    async fn with(case: Case, slots: u32, backend: Backend, ramp: Ramp) -> Option<Self> {
-        let haproxy = Haproxy::start(Options::new([backend]).master())?;
+    async fn with(
+        version: Version,
+        case: Case,
+        slots: u32,
+        backend: Backend,
+        ramp: Ramp,
+    ) -> Option<Self> {
+        let haproxy = Haproxy::start(Options::new([backend]).master().on(version))?;
         let folder = tempfile::tempdir().unwrap();
         let store = open_store(&folder).await;
         put_spec(&store, slots, ramp).await;
@@ -201,10 +223,9 @@ fn slot(number: u32) -> SlotNumber {
     SlotNumber::new(number).unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn servers_come_and_go_from_none_to_none() {
+async fn servers_come_and_go_from_none_to_none(version: Version) {
     for case in CASES {
-        let Some(world) = World::start(case, 3).await else { return };
+        let Some(world) = World::start(version, case, 3).await else { return };
         let names = ["a", "b", "c"];
         let servers = names.map(|name| NamedServer::start(name, "127.0.0.2"));
         world.reported("the empty table", |web| web.converged).await;
@@ -228,10 +249,9 @@ async fn servers_come_and_go_from_none_to_none() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn another_server_in_a_slot_takes_its_traffic_over() {
+async fn another_server_in_a_slot_takes_its_traffic_over(version: Version) {
     for case in CASES {
-        let Some(world) = World::start(case, 1).await else { return };
+        let Some(world) = World::start(version, case, 1).await else { return };
         let (a, b) = (NamedServer::start("a", "127.0.0.2"), NamedServer::start("b", "127.0.0.3"));
         world.put(1, "a", a.address(), SlotState::Ready).await;
         world.served_by(&["a"]);
@@ -243,8 +263,7 @@ async fn another_server_in_a_slot_takes_its_traffic_over() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_ramps_step_by_step_with_no_write_to_the_store() {
+async fn a_server_ramps_step_by_step_with_no_write_to_the_store(version: Version) {
     let ramp = Ramp {
         min: Weight::saturating(10),
         max: Weight::saturating(100),
@@ -252,7 +271,9 @@ async fn a_server_ramps_step_by_step_with_no_write_to_the_store() {
         interval: Duration::from_millis(700),
     };
     for case in [CASES[0], CASES[4]] {
-        let Some(world) = World::with(case, 1, case.backend(1), ramp).await else { return };
+        let Some(world) = World::with(version, case, 1, case.backend(1), ramp).await else {
+            return;
+        };
         world.reported("the empty table", |web| web.converged).await;
         let server = NamedServer::start("a", "127.0.0.2");
         world.put(1, "a", server.address(), SlotState::Ready).await;
@@ -274,10 +295,9 @@ async fn a_server_ramps_step_by_step_with_no_write_to_the_store() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_draining_server_keeps_its_sessions_and_gets_no_new_ones() {
+async fn a_draining_server_keeps_its_sessions_and_gets_no_new_ones(version: Version) {
     for case in CASES {
-        let Some(world) = World::start(case, 2).await else { return };
+        let Some(world) = World::start(version, case, 2).await else { return };
         let (a, b) = (NamedServer::start("a", "127.0.0.2"), NamedServer::start("b", "127.0.0.3"));
         world.put(1, "a", a.address(), SlotState::Ready).await;
         world.served_by(&["a"]);
@@ -304,10 +324,9 @@ async fn a_draining_server_keeps_its_sessions_and_gets_no_new_ones() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_reloaded_or_restarted_haproxy_is_filled_again() {
+async fn a_reloaded_or_restarted_haproxy_is_filled_again(version: Version) {
     for case in CASES {
-        let Some(mut world) = World::start(case, 2).await else { return };
+        let Some(mut world) = World::start(version, case, 2).await else { return };
         let servers = ["a", "b"].map(|name| NamedServer::start(name, "127.0.0.2"));
         for (number, server) in (1..).zip(&servers) {
             world.put(number, &format!("e{number}"), server.address(), SlotState::Ready).await;
@@ -338,12 +357,11 @@ async fn a_reloaded_or_restarted_haproxy_is_filled_again() {
 }
 
 /// A server that never passed a check gets no request, though leaving maint makes it UP.
-#[tokio::test(flavor = "multi_thread")]
-async fn no_request_reaches_a_server_that_never_passed_a_check() {
+async fn no_request_reaches_a_server_that_never_passed_a_check(version: Version) {
     for case in [CASES[0], CASES[3]] {
         let backend = case.backend(1).http().line("option httpchk GET /health");
         let ramp = Ramp::flat(Weight::saturating(100));
-        let Some(world) = World::with(case, 1, backend, ramp).await else { return };
+        let Some(world) = World::with(version, case, 1, backend, ramp).await else { return };
         let sick = NamedServer::start("sick", "127.0.0.2");
         sick.set_healthy(false);
         world.reported("the empty table", |web| web.converged).await;
@@ -371,10 +389,9 @@ async fn no_request_reaches_a_server_that_never_passed_a_check() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn hostile_entries_of_the_store_change_nothing_else() {
+async fn hostile_entries_of_the_store_change_nothing_else(version: Version) {
     for case in [CASES[0], CASES[2], CASES[3]] {
-        let Some(world) = World::start(case, 4).await else { return };
+        let Some(world) = World::start(version, case, 4).await else { return };
         let good = NamedServer::start("good", "127.0.0.2");
         let plain = serde_json::to_string(&record("x", "127.0.0.9:80", SlotState::Ready)).unwrap();
         let hostile = [
@@ -398,10 +415,9 @@ async fn hostile_entries_of_the_store_change_nothing_else() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn servers_may_have_ipv6_addresses() {
+async fn servers_may_have_ipv6_addresses(version: Version) {
     for case in CASES {
-        let Some(world) = World::start(case, 2).await else { return };
+        let Some(world) = World::start(version, case, 2).await else { return };
         let six = NamedServer::start_at("six", "[::1]:0");
         world.put(1, "six", six.address(), SlotState::Ready).await;
         world
@@ -415,11 +431,10 @@ async fn servers_may_have_ipv6_addresses() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_table_of_many_lines_is_applied_whole() {
+async fn a_table_of_many_lines_is_applied_whole(version: Version) {
     let slots = 400;
     for case in CASES {
-        let Some(world) = World::start(case, slots).await else { return };
+        let Some(world) = World::start(version, case, slots).await else { return };
         // A commit holds a hundred writes or so.
         for numbers in (1..=slots).collect::<Vec<_>>().chunks(50) {
             let txn = numbers.iter().fold(Txn::new(), |txn, number| {
@@ -444,11 +459,12 @@ async fn a_table_of_many_lines_is_applied_whole() {
 
 /// What `--once` says and ends with on a misconfigured HAProxy.
 async fn once(
+    version: Version,
     options: Options,
     socket: impl Fn(&Haproxy) -> SocketAddress,
     more: &[&str],
 ) -> Option<Output> {
-    let haproxy = Haproxy::start(options)?;
+    let haproxy = Haproxy::start(options.on(version))?;
     let folder = tempfile::tempdir().unwrap();
     let store = open_store(&folder).await;
     put_spec(&store, 2, Ramp::flat(Weight::saturating(50))).await;
@@ -459,8 +475,7 @@ async fn once(
     Some(command.args(["--once"]).args(more).output().unwrap())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn each_misconfiguration_is_told_with_the_line_to_change() {
+async fn each_misconfiguration_is_told_with_the_line_to_change(version: Version) {
     let slots = || Backend::new("app", 2);
     let http = || Options::new([slots().http()]).master();
     let app: &[&str] = &["--backend", "app"];
@@ -474,21 +489,29 @@ async fn each_misconfiguration_is_told_with_the_line_to_change() {
         SocketAddress::Tcp { host: at.ip().to_string(), port: at.port() }
     };
     let cases = [
-        (once(Options::new([slots()]).level("operator"), Haproxy::unix, app).await, "level admin"),
-        (once(http(), Haproxy::master, &["--backend", "other"]).await, "no backend other"),
-        (once(http(), master_as_unix, app).await, "master:/"),
         (
-            once(http(), |haproxy| SocketAddress::Master(haproxy.socket_path()), app).await,
+            once(version, Options::new([slots()]).level("operator"), Haproxy::unix, app).await,
+            "level admin",
+        ),
+        (once(version, http(), Haproxy::master, &["--backend", "other"]).await, "no backend other"),
+        (once(version, http(), master_as_unix, app).await, "master:/"),
+        (
+            once(version, http(), |haproxy| SocketAddress::Master(haproxy.socket_path()), app)
+                .await,
             "write it as `/",
         ),
-        (once(http(), frontend, app).await, "stats socket"),
+        (once(version, http(), frontend, app).await, "stats socket"),
         (
-            once(Options::new([Backend::new("app", 1)]), Haproxy::unix, app).await,
+            once(version, Options::new([Backend::new("app", 1)]), Haproxy::unix, app).await,
             "server-template s 1-2",
         ),
-        (once(Options::new([Backend::new("app", 0)]), Haproxy::unix, app).await, "server-template"),
+        (
+            once(version, Options::new([Backend::new("app", 0)]), Haproxy::unix, app).await,
+            "server-template",
+        ),
         (
             once(
+                version,
                 Options::new([Backend::new("app", 0).balance("static-rr")]),
                 Haproxy::unix,
                 dynamic,
@@ -498,6 +521,7 @@ async fn each_misconfiguration_is_told_with_the_line_to_change() {
         ),
         (
             once(
+                version,
                 Options::new([Backend::new("app", 0)]),
                 Haproxy::unix,
                 &[dynamic, &["--server-options", "chek"]].concat(),

@@ -13,11 +13,72 @@ use std::time::{Duration, Instant};
 use lbctl::haproxy::SocketAddress;
 use tempfile::TempDir;
 
-use super::{Process, eventually, free_port, program};
+use super::{Process, eventually, free_port};
+
+/// The versions that are supported, each with what sets it apart.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Version {
+    #[default]
+    V2_6,
+    V3_0,
+    V3_2,
+    V3_4,
+}
+
+impl Version {
+    pub const ALL: [Self; 4] = [Self::V2_6, Self::V3_0, Self::V3_2, Self::V3_4];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::V2_6 => "2.6",
+            Self::V3_0 => "3.0",
+            Self::V3_2 => "3.2",
+            Self::V3_4 => "3.4",
+        }
+    }
+
+    /// The program that `deploy/haproxy-versions.sh` has made ready, or the one that
+    /// `LBCTL_TEST_HAPROXY_3_2` and the like name.
+    pub fn program(self) -> Option<PathBuf> {
+        let cached = cache().join("haproxy").join(self.name()).join("haproxy");
+        super::program_at(&format!("haproxy-{}", self.name()), [cached])
+    }
+}
+
+/// Where the set-up of the tests keeps what it fetches.
+fn cache() -> PathBuf {
+    let named = std::env::var_os("LBCTL_TEST_CACHE").map(PathBuf::from);
+    let user = || std::env::var_os("XDG_CACHE_HOME").map(|dir| Path::new(&dir).join("lbctl"));
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/lbctl");
+    named.or_else(user).unwrap_or_else(home)
+}
+
+/// Makes a test of each function, once for every version: `v3_2::name`.
+macro_rules! on_every_haproxy {
+    ($($name:ident),* $(,)?) => {
+        $crate::support::haproxy::on_every_haproxy!(v2_6 V2_6 v3_0 V3_0 v3_2 V3_2 v3_4 V3_4; [$($name)*]);
+    };
+    ($($module:ident $version:ident)*; $names:tt) => {
+        $($crate::support::haproxy::on_every_haproxy!(@one $module $version $names);)*
+    };
+    (@one $module:ident $version:ident [$($name:ident)*]) => {
+        mod $module {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $name() {
+                    super::$name($crate::support::haproxy::Version::$version).await;
+                }
+            )*
+        }
+    };
+}
+
+pub(crate) use on_every_haproxy;
 
 /// What to start.
 #[derive(Debug, Clone)]
 pub struct Options {
+    pub version: Version,
     /// Master-worker mode with a master CLI.
     pub master: bool,
     /// The level of the stats sockets: `admin`, `operator` or `user`.
@@ -31,7 +92,13 @@ impl Options {
     /// One process and an admin socket.
     pub fn new(backends: impl IntoIterator<Item = Backend>) -> Self {
         let backends = backends.into_iter().collect();
-        Self { master: false, level: "admin", global: String::new(), backends }
+        let (version, global) = (Version::default(), String::new());
+        Self { version, master: false, level: "admin", global, backends }
+    }
+
+    pub fn on(mut self, version: Version) -> Self {
+        self.version = version;
+        self
     }
 
     pub fn master(mut self) -> Self {
@@ -122,9 +189,9 @@ pub struct Haproxy {
 }
 
 impl Haproxy {
-    /// Starts it and waits until it answers; `None` where it is not installed.
+    /// Starts it and waits until it answers; `None` where it is not there.
     pub fn start(options: Options) -> Option<Self> {
-        let program = program("haproxy")?;
+        let program = options.version.program()?;
         let dir = tempfile::Builder::new().prefix("lbctl-haproxy").tempdir().unwrap();
         let ports: Vec<u16> = options.backends.iter().map(|_| free_port()).collect();
         let stats_port = free_port();

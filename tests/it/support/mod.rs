@@ -59,14 +59,19 @@ pub fn free_port() -> u16 {
 /// A program of a real server: from an environment variable or the PATH. Under the project's test
 /// command (`LBCTL_TEST_REQUIRE=1`) a missing one fails; elsewhere the test says why it skips.
 pub fn program(name: &str) -> Option<PathBuf> {
-    let variable = format!("LBCTL_TEST_{}", name.to_uppercase().replace('-', "_"));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let named = std::env::var_os(&variable).map(PathBuf::from);
     let folders =
         std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
-    let found = named.into_iter().chain(folders.map(|dir| dir.join(name))).find(|p| p.is_file());
+    program_at(name, folders.map(|folder| folder.join(name)))
+}
+
+/// [`program`] at one of several paths.
+pub fn program_at(name: &str, paths: impl IntoIterator<Item = PathBuf>) -> Option<PathBuf> {
+    let variable = format!("LBCTL_TEST_{}", name.to_uppercase().replace(['-', '.'], "_"));
+    let named = std::env::var_os(&variable).map(PathBuf::from);
+    let found = named.into_iter().chain(paths).find(|path| path.is_file());
     if found.is_none() {
-        let message = format!("{name} is not installed: run `make test`, or set {variable}");
+        let message = format!("{name} is not there: run `make test`, or set {variable}");
         assert!(std::env::var_os("LBCTL_TEST_REQUIRE").is_none(), "{message}");
         eprintln!("skipped: {message}");
     }
