@@ -7,6 +7,7 @@
     reason = "a test that cannot go on fails"
 )]
 
+mod alarms;
 mod cli;
 mod demo;
 mod discover;
