@@ -104,7 +104,8 @@ debian_mirror() {
         awk -v release="$codename" '$2 == release && $3 == "main" { print $1; found = 1; exit } END { exit !found }'
 }
 
-# An apt of its own that knows of no installed package, so that it brings every library along.
+# An apt of its own that knows of no installed package, so that it brings every library along. Lists
+# of a mirror that stands still are taken too: they are signed, and an older HAProxy is as good here.
 prepare_apt() {
     mkdir -p "$work"/apt/{lists,archives}/partial
     touch "$work/apt/status"
@@ -120,6 +121,7 @@ Dir::Etc::sourceparts "-";
 Dir::Etc::preferencesparts "-";
 APT::Install-Recommends "false";
 APT::Sandbox::User "$(id -un)";
+Acquire::Check-Valid-Until "false";
 Acquire::Languages "none";
 Acquire::Retries "3";
 Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
