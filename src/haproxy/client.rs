@@ -62,7 +62,7 @@ impl Session {
     /// Reads the process and the servers of `backends`. `with_sessions` also counts each server's
     /// live sessions: current ones and queued ones.
     ///
-    /// From 2.9 on, a `set server addr` just sent may not show yet: read again until it does.
+    /// A `set server addr` just sent may not show yet (see [`super::ADDRESS_SETTLES`]).
     pub async fn observe(
         &mut self,
         backends: &[BackendName],

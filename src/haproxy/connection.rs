@@ -7,6 +7,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout_at};
 
 use super::framing::{Framer, Progress};
+use super::versions::MAX_LINE;
 use super::{Error, ProcessInfo, Result, SocketAddress, Timeouts, parse};
 
 /// An interactive connection to one worker, over a stats socket or through its master.
@@ -184,8 +185,7 @@ struct Line {
     commands: usize,
 }
 
-/// Joins commands to lines that fit HAProxy's buffer (`tune.bufsize`, 16 KiB) with room to spare:
-/// from 3.2 on the whole line must fit it, before that each command.
+/// Joins commands to lines that fit HAProxy's buffer.
 fn lines(commands: &[String]) -> Result<Vec<Line>> {
     let mut lines: Vec<Line> = Vec::new();
     for command in commands {
@@ -260,7 +260,6 @@ async fn read(
 }
 
 const WORKER_PROMPT: &str = "> ";
-const MAX_LINE: usize = 12 * 1024;
 /// The replies to one line: the state of a hundred thousand servers is 13 MB.
 const MAX_REPLIES: usize = 64 * 1024 * 1024;
 const MAX_PROMPT: usize = 64;

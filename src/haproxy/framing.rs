@@ -2,8 +2,9 @@
 //!
 //! In interactive mode a prompt follows each reply: after every one up to 3.1 and on the master,
 //! after the last one of a line from 3.2 on, where an empty line ends the others. Looking for both
-//! reads all of them, and also the replies to `add server` and `del server` up to 2.9, some of which
-//! lack the newline that would make the empty line (6219a58d2).
+//! reads all of them, and also replies that lack the newline that would make the empty line.
+
+use super::versions::LINE_TOO_LONG;
 
 /// Splits a stream into the replies to one line of commands.
 #[derive(Debug)]
@@ -108,9 +109,6 @@ impl Framer {
         Progress::More
     }
 }
-
-/// 3.2 and later measure the whole line, earlier ones each command.
-const LINE_TOO_LONG: &[u8] = b"The command line is too big for the buffer size";
 
 #[cfg(test)]
 mod tests {

@@ -11,6 +11,7 @@ mod observed;
 mod parse;
 mod reply;
 mod socket;
+mod versions;
 
 pub use client::{Client, Session, Timeouts};
 pub use command::{AdminState, Command, ServerRef};
@@ -18,3 +19,4 @@ pub use error::{Error, ParseError, Result};
 pub use observed::{AdminFlags, Observed, ObservedServer, ProcessInfo};
 pub use reply::{CommandResult, Rejection, RejectionKind};
 pub use socket::{SocketAddress, SocketAddressError};
+pub use versions::ADDRESS_SETTLES;

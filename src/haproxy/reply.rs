@@ -1,6 +1,7 @@
 use std::fmt;
 
 use super::Command;
+use super::versions::{ADDRESS_SET, REFUSALS};
 
 /// What HAProxy made of one command.
 pub type CommandResult = Result<(), Box<Rejection>>;
@@ -108,7 +109,7 @@ impl RejectionKind {
 
     /// The kind of a reply that is an error whatever the command was.
     pub(super) fn of(reply: &str) -> Option<Self> {
-        let known = KNOWN.iter().find(|(prefix, _)| reply.starts_with(prefix));
+        let known = REFUSALS.iter().find(|(prefix, _)| reply.starts_with(prefix));
         known.map(|(_, kind)| *kind)
     }
 }
@@ -143,37 +144,6 @@ fn is_success(command: &Command, reply: &str) -> bool {
         | Command::EnableHealth { .. } => reply.is_empty(),
     }
 }
-
-/// 2.6 to 2.9 name both parts in every reply; 3.0 and later name the changed ones only.
-const ADDRESS_SET: [&str; 4] =
-    ["IP changed from ", "port changed from ", "no need to change the addr", "nothing changed"];
-
-/// How the refusals of 2.6 to 3.4 begin.
-const KNOWN: [(&str, RejectionKind); 23] = [
-    ("Permission denied", RejectionKind::PermissionDenied),
-    ("No such backend.", RejectionKind::NoSuchBackend),
-    ("Can't find backend.", RejectionKind::NoSuchBackend),
-    ("No such proxy.", RejectionKind::NoSuchBackend),
-    ("No such server.", RejectionKind::NoSuchServer),
-    ("Backend is using a static LB algorithm", RejectionKind::StaticAlgorithm),
-    ("Backend must use a dynamic load balancing", RejectionKind::StaticAlgorithm),
-    ("Backend does not support dynamic servers", RejectionKind::StaticAlgorithm),
-    ("Already exists a server with the same name", RejectionKind::AlreadyExists),
-    ("Server still has connections attached", RejectionKind::StillInUse),
-    ("Only servers in maintenance mode can be deleted.", RejectionKind::NotInMaint),
-    ("This server cannot be removed at runtime", RejectionKind::Referenced),
-    ("Invalid addr ", RejectionKind::InvalidAddress),
-    ("Update to families other than AF_INET", RejectionKind::InvalidAddress),
-    ("problem converting port", RejectionKind::InvalidAddress),
-    ("can't change addr", RejectionKind::InvalidAddress),
-    ("Health check was not configured", RejectionKind::NoHealthCheck),
-    ("Health checks are not enabled", RejectionKind::NoHealthCheck),
-    ("cannot change health on a tracking server", RejectionKind::NoHealthCheck),
-    ("Proxy is disabled", RejectionKind::ProxyDisabled),
-    ("Unknown command", RejectionKind::UnknownCommand),
-    ("unknown keyword", RejectionKind::InvalidOptions),
-    ("This command is restricted to", RejectionKind::UnknownCommand),
-];
 
 fn id_is_taken(reply: &str) -> bool {
     reply.starts_with("'id'") && reply.contains("already used")

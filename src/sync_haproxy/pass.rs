@@ -19,9 +19,6 @@ use crate::store::Revision;
 /// static, and a second try of a refused command.
 const MAX_ROUNDS: usize = 8;
 
-/// How long an address may take to show (HAProxy 2.9 and later change it after the reply).
-const SETTLE: Duration = Duration::from_secs(1);
-
 /// One HAProxy and what it is to be kept equal to.
 #[derive(Debug)]
 pub struct Engine {
@@ -322,7 +319,7 @@ async fn settle(
     sessions: bool,
     commands: &[Command],
 ) -> haproxy::Result<Observed> {
-    let deadline = Instant::now() + SETTLE;
+    let deadline = Instant::now() + haproxy::ADDRESS_SETTLES;
     let mut wait = Duration::from_millis(2);
     loop {
         let observed = session.observe(backends, sessions).await?;
