@@ -86,17 +86,18 @@ impl Backend {
         mut reporter: Reporter,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
-        let mut led = false;
+        let mut took_over = None;
         loop {
             let leadership = match &*standing.borrow_and_update() {
                 Standing::Leader(leadership) if leadership.is_held() => Some(leadership.clone()),
                 _ => None,
             };
-            if led && leadership.is_none() {
-                // No leader gives up by itself: the store was away.
-                self.absences.interrupted();
+            let token = leadership.as_ref().map(|leadership| leadership.token);
+            // Before it has seen the table it writes nothing either.
+            if token.is_some() && token != took_over && self.blind().is_none() {
+                took_over = token;
+                self.take_over();
             }
-            led = leadership.is_some();
             reporter.standing(&standing.borrow());
             let pass = self.pass(leadership.as_ref(), &mut reporter).await;
             let wake = self.next_wake(&pass);
@@ -127,15 +128,31 @@ impl Backend {
     }
 
     fn take_look(&mut self, look: Arc<Look>) {
+        self.count_absences(&look, look.at);
+        self.look = Some(look);
+    }
+
+    fn count_absences(&mut self, look: &Look, at: Instant) {
         match &look.result {
             Ok(answer) => {
                 let ready = self.read_table().ready();
                 let interval = self.settings.confirm.interval;
-                self.absences.look(answer, &ready, look.at, interval);
+                self.absences.look(answer, &ready, at, interval);
             }
             Err(_) => self.absences.interrupted(),
         }
-        self.look = Some(look);
+    }
+
+    /// Begins to count absences anew where somebody led before, be it this process: whatever ended
+    /// that leadership may have kept servers from renewing their registrations too.
+    fn take_over(&mut self) {
+        if self.read_table().spec.is_none() {
+            return;
+        }
+        self.absences.interrupted();
+        if let Some(look) = self.look.clone() {
+            self.count_absences(&look, Instant::now());
+        }
     }
 
     /// One pass: plans, and writes the plan if this process leads.

@@ -291,6 +291,24 @@ async fn of_two_copies_one_leads_and_the_other_takes_over() {
     world.becomes(&third, &["1 ready a", "2 ready b", "3 ready c"]).await;
 }
 
+/// A host that fails may take the leader and the leases of servers with it.
+#[tokio::test]
+async fn a_successor_lets_nobody_go_before_it_has_looked_several_times() {
+    let world = World::sqlite().await;
+    let flags = ["--source", "registry", "--slots", "3"];
+    let mut first = world.start("first", &flags);
+    world.register("a", false).await;
+    world.becomes(&first, &["1 ready a"]).await;
+    world.register("b", false).await;
+    world.becomes(&first, &["1 ready a", "2 ready b"]).await;
+    let mut second = world.start("second", &flags);
+    second.wait_for_log("following");
+    first.kill();
+    world.forget("a").await;
+    second.wait_for_log("1 servers are missing since an outage or a change of leader");
+    world.becomes(&second, &["2 ready b"]).await;
+}
+
 #[test]
 fn every_mistake_in_the_settings_is_told_at_once() {
     let config = |dir: &Path| dir.join("lbctl.toml");

@@ -48,7 +48,8 @@ pub enum RefusalReason {
         left: u32,
         allowed: u32,
     },
-    /// It vanished in or right after an outage, or together with others that are back by now.
+    /// It vanished in or right after an outage or a change of leader, or together with others that
+    /// are back by now.
     Unconfirmed,
 }
 
@@ -80,7 +81,10 @@ impl fmt::Display for Refusal {
                 "{left} servers would be left and min-servers is {allowed}; {count} keep their slots"
             ),
             RefusalReason::Unconfirmed => {
-                write!(f, "{count} servers are missing since an outage; they keep their slots")
+                write!(
+                    f,
+                    "{count} servers are missing since an outage or a change of leader; they keep their slots"
+                )
             }
         }
     }
