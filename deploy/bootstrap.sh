@@ -77,6 +77,8 @@ TEXT
 etcd                                etcd-server
 etcdctl                             etcd-client
 openssl                             openssl
+ip                                  iproute2
+ethtool                             ethtool
 kill                                procps
 patchelf                            patchelf
 shellcheck                          shellcheck

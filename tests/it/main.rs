@@ -15,6 +15,7 @@ mod election;
 mod end_to_end;
 mod floors;
 mod haproxy;
+mod network;
 mod register;
 mod serve;
 mod status;

@@ -3,6 +3,7 @@
 
 pub mod etcd;
 pub mod haproxy;
+pub mod network;
 pub mod process;
 pub mod proxy;
 pub mod world;
