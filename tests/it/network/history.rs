@@ -26,7 +26,7 @@ struct Change {
     created: i64,
     key: String,
     /// `None` for a deletion.
-    value: Option<Vec<u8>>,
+    value: Option<String>,
 }
 
 /// Reads everything and checks it; answers how many changes there were.
@@ -57,7 +57,8 @@ async fn read() -> Vec<Change> {
                 revision: kv.mod_revision(),
                 created: kv.create_revision(),
                 key: key.strip_prefix(PREFIX).unwrap().trim_start_matches('/').to_owned(),
-                value: (event.event_type() == EventType::Put).then(|| kv.value().to_vec()),
+                value: (event.event_type() == EventType::Put)
+                    .then(|| kv.value_str().unwrap().to_owned()),
             });
         }
     }
@@ -133,7 +134,7 @@ impl<'a> Checker<'a> {
         }
         assert!(self.leader.is_none(), "a second leader: {change:?}");
         assert!(change.created > self.last_token, "{change:?} after {}", self.last_token);
-        let since = milliseconds(LeaderRecord::from_value(value).since.unwrap());
+        let since = milliseconds(LeaderRecord::from_value(value.as_bytes()).since.unwrap());
         self.leader = Some(Leader { since, is_first: self.leaders == 0 });
         self.last_token = change.created;
         self.leaders += 1;
@@ -151,7 +152,7 @@ impl<'a> Checker<'a> {
             assert_eq!(freed, Some(SlotState::Rest), "freed without a rest: {change:?}");
             return None;
         };
-        let record: SlotRecord = serde_json::from_slice(value).unwrap();
+        let record: SlotRecord = serde_json::from_str(value).unwrap();
         let before = self.slots.insert(slot.to_owned(), record.clone());
         if before.as_ref().is_none_or(|before| before.since != record.since) {
             self.decision(change, &record);
