@@ -5,6 +5,7 @@
 //! it is `LBCTL_DISCOVER_INTERVAL`. Members of lists of tables (`discover.backends[0].name`) come
 //! from the file alone.
 
+mod changes;
 mod document;
 mod globals;
 mod logging;
@@ -15,6 +16,7 @@ mod source;
 mod tests;
 mod unknown;
 
+pub use changes::{Change, changes};
 pub use document::DEFAULT_FILE;
 pub use globals::Globals;
 pub use logging::{LogFormat, LogLevel, LogSettings};

@@ -5,6 +5,7 @@ mod admin;
 mod backoff;
 mod notify;
 mod readiness;
+mod reload;
 mod run;
 mod settings;
 mod status;
@@ -13,6 +14,7 @@ pub mod telemetry;
 
 pub use backoff::{Backoff, Health};
 pub use readiness::{Gate, Readiness};
+pub use reload::Reload;
 pub use run::{Context, run, until_signal};
 pub use settings::{AdminAddress, DaemonArgs, Options};
 pub use status::StatusBoard;

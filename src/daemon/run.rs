@@ -16,7 +16,7 @@ pub struct Context {
     /// Cancelled by the first SIGTERM or SIGINT, or by a failed task: stop accepting, hand over,
     /// finish.
     pub shutdown: CancellationToken,
-    /// Notified by SIGHUP: re-read what can be re-read.
+    /// Notified by SIGHUP, for the one who re-reads what can be re-read.
     pub reload: Arc<Notify>,
     pub tasks: Tasks,
     pub readiness: Readiness,
@@ -96,7 +96,8 @@ async fn supervise(
             got = signals.next() => match got {
                 Signal::Reload => {
                     tracing::info!("SIGHUP received");
-                    context.reload.notify_waiters();
+                    // Kept for a body that is still starting, which read the file before.
+                    context.reload.notify_one();
                 }
                 Signal::Stop(kind) if context.shutdown.is_cancelled() => {
                     return Err(CommandError::msg(kind, "ended at once by a second signal"));

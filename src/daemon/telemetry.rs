@@ -6,25 +6,61 @@ use std::time::Duration;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
+use tracing_subscriber::reload::Handle;
 
 use crate::config::{LogFormat, LogLevel};
 
+/// Changes the level of a running process.
+static SET_LEVEL: OnceLock<Box<dyn Fn(LogLevel) + Send + Sync>> = OnceLock::new();
+
 /// Starts logging. The `LBCTL_LOG` variable, in `tracing` filter syntax, wins over the level.
 pub fn init_logs(format: LogFormat, level: LogLevel) {
-    let filter =
-        EnvFilter::try_from_env("LBCTL_LOG").unwrap_or_else(|_| EnvFilter::new(level.directives()));
+    let by_hand = EnvFilter::try_from_env("LBCTL_LOG").ok();
+    let is_by_hand = by_hand.is_some();
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(by_hand.unwrap_or_else(|| filter(level)))
         .with_span_events(FmtSpan::NONE)
         .with_target(false)
         .with_writer(std::io::stderr);
-    let started = match format {
-        LogFormat::Text => builder.with_ansi(colours()).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    let (started, set_level) = match format {
+        LogFormat::Text => {
+            let builder = builder.with_ansi(colours()).with_filter_reloading();
+            let set_level = setter(builder.reload_handle());
+            (builder.try_init(), set_level)
+        }
+        LogFormat::Json => {
+            let builder = builder.json().flatten_event(true).with_filter_reloading();
+            let set_level = setter(builder.reload_handle());
+            (builder.try_init(), set_level)
+        }
     };
     if let Err(error) = started {
         tracing::debug!(%error, "logging was started before");
+        return;
     }
+    if !is_by_hand {
+        _ = SET_LEVEL.set(set_level).is_ok();
+    }
+}
+
+/// Logs at another level from now on.
+pub fn set_level(level: LogLevel) {
+    match SET_LEVEL.get() {
+        Some(set_level) => set_level(level),
+        None => tracing::warn!("log.level changes nothing: LBCTL_LOG is set, and wins over it"),
+    }
+}
+
+fn filter(level: LogLevel) -> EnvFilter {
+    EnvFilter::new(level.directives())
+}
+
+fn setter<S: 'static>(handle: Handle<EnvFilter, S>) -> Box<dyn Fn(LogLevel) + Send + Sync> {
+    Box::new(move |level| {
+        if let Err(error) = handle.reload(filter(level)) {
+            tracing::warn!(%error, "the log level stays as it was");
+        }
+    })
 }
 
 /// Only a terminal gets colours, and not one whose user asked for none (<https://no-color.org>).

@@ -11,7 +11,7 @@ use super::backend::{Backend, Pass};
 use super::output::PlannedBackend;
 use super::report::{Board, Reporter, describe};
 use super::settings::{BackendSettings, Settings};
-use crate::daemon::{Context, OwnedTask, spawn_owned};
+use crate::daemon::{Context, OwnedTask, Reload, spawn_owned};
 use crate::election::{Candidate, Options, Standing};
 use crate::error::{CommandError, CommandResult, Kind};
 use crate::model::{BackendName, CandidateId, ElectionName};
@@ -20,11 +20,11 @@ use crate::store::SharedStore;
 /// How long one pass waits for the store and the sources.
 const ONCE: Duration = Duration::from_secs(15);
 
-/// Runs every backend until the shutdown; `reread` gives the settings anew at a SIGHUP.
+/// Runs every backend until the shutdown; those of the settings that a SIGHUP brings from then on.
 pub async fn run(
     settings: Settings,
     context: Context,
-    reread: impl Fn() -> CommandResult<Settings>,
+    mut settings_again: Reload<Settings>,
 ) -> CommandResult {
     describe();
     let store = settings.store.open().await?;
@@ -37,11 +37,8 @@ pub async fn run(
             () = reload.as_mut() => {
                 // Before the work, so that a signal during it is not missed.
                 reload.set(context.reload.notified());
-                match reread() {
-                    Ok(settings) => fleet.set(settings.backends).await,
-                    Err(error) => {
-                        tracing::error!("the old settings go on: {}", error.report().trim_end());
-                    }
+                if let Some(settings) = settings_again.again() {
+                    fleet.set(settings.backends).await;
                 }
             }
             Some((name, ended)) = fleet.running.next() => fleet.ended(&name, ended)?,

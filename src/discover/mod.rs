@@ -11,11 +11,21 @@ pub mod sources;
 
 pub use settings::{BackendSettings, Confirm, Settings};
 
-use crate::config::{Flags, Globals};
-use crate::daemon::{self, DaemonArgs};
+use crate::config::{Effective, Flags, Globals};
+use crate::daemon::{self, DaemonArgs, Reload};
 use crate::error::{CommandError, CommandResult, Kind};
 use crate::output::{OutputFormat, print, print_json};
 use output::PlannedBackend;
+
+/// What a SIGHUP does not change.
+const FIXED: &[&str] = &[
+    "store",
+    "log.format",
+    "discover.id",
+    "discover.ttl",
+    "discover.admin",
+    "discover.shutdown-grace",
+];
 
 const EXAMPLES: &str = "\
 Examples:
@@ -143,8 +153,7 @@ impl Args {
         let Self { backend, source, slots, once, dry_run, output, tuning, daemon: flags } = self;
         let given = Given { backend, source, slots, tuning, daemon: flags };
         let globals = globals.clone();
-        let read = move || given.read(&globals);
-        let settings = read()?;
+        let (settings, reload) = Reload::start(FIXED, move || given.read(&globals))?;
         if dry_run {
             return show(output, &driver::dry_run(settings).await?);
         }
@@ -152,7 +161,8 @@ impl Args {
             return finish_once(output, &driver::run_once(settings).await?);
         }
         let options = settings.daemon.clone();
-        daemon::run("discover", options, move |context| driver::run(settings, context, read)).await
+        daemon::run("discover", options, move |context| driver::run(settings, context, reload))
+            .await
     }
 }
 
@@ -167,7 +177,7 @@ struct Given {
 }
 
 impl Given {
-    fn read(&self, globals: &Globals) -> CommandResult<Settings> {
+    fn read(&self, globals: &Globals) -> CommandResult<(Settings, Vec<Effective>)> {
         // How many backends the file has decides how many settings a flag is.
         let members = globals.reader(Flags::new())?.tables("discover.backends");
         let mut flags = self.daemon.clone().flags("discover", Flags::new());
@@ -183,8 +193,7 @@ impl Given {
         );
         let mut reader = globals.reader(flags)?;
         let settings = Settings::read(&mut reader);
-        reader.finish()?;
-        Ok(settings)
+        Ok((settings, reader.finish()?))
     }
 
     /// What may differ from backend to backend.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::clients::{Line, Seat};
 use super::protocol::{Command, Framer};
@@ -166,16 +166,19 @@ impl Connection {
                 Err(_elapsed) => self.seat.join(self.peer, &self.line),
             }
         }
-        let idle = self.shared.limits.idle_timeout;
-        if idle.is_zero() {
-            return self.line.stream.readable().await.map(|()| None);
-        }
-        match timeout(idle, self.line.stream.readable()).await {
-            Ok(ready) => ready.map(|()| None),
-            Err(_elapsed) => Ok(Some(format!(
-                "closed: nothing came for {}\n",
-                crate::model::format_duration(idle)
-            ))),
+        let waiting_since = Instant::now();
+        let mut limits = self.shared.limits.clone();
+        loop {
+            let idle = limits.borrow_and_update().idle_timeout;
+            tokio::select! {
+                ready = self.line.stream.readable() => return ready.map(|()| None),
+                () = sleep(idle.saturating_sub(waiting_since.elapsed())), if !idle.is_zero() => {
+                    let idle = crate::model::format_duration(idle);
+                    return Ok(Some(format!("closed: nothing came for {idle}\n")));
+                }
+                // Those who wait already are held to a new limit too.
+                Ok(()) = limits.changed() => {}
+            }
         }
     }
 

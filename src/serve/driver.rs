@@ -1,5 +1,6 @@
 //! Runs the server: listening, the links to the store, and the order in which it all ends.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use super::clients::Clients;
 use super::cluster::{self, Count, Others};
 use super::server::{self, Metrics, Server, Shared};
 use super::settings::{Limits, Register, Settings};
-use crate::daemon::{Context, OwnedTask, spawn_owned};
+use crate::daemon::{Context, OwnedTask, Reload, spawn_owned};
 use crate::error::CommandResult;
 use crate::model::{Endpoint, EndpointId, ServerAddress, keys};
 use crate::presence::Presence;
@@ -31,7 +32,11 @@ const CLOSE_TIME: Duration = Duration::from_millis(2500);
 const PACE: Duration = Duration::from_millis(25);
 
 /// Serves until the shutdown, and ends in order: deregister, stop accepting, let clients finish.
-pub(super) async fn serve(mut settings: Settings, context: Context) -> CommandResult {
+pub(super) async fn serve(
+    mut settings: Settings,
+    context: Context,
+    reload: Reload<Settings>,
+) -> CommandResult {
     fit_open_files(&mut settings.limits);
     let listener = server::listen(&settings.host, settings.port).await?;
     let listener = Arc::new(listener);
@@ -48,11 +53,13 @@ pub(super) async fn serve(mut settings: Settings, context: Context) -> CommandRe
     tracing::info!(%listening, %id, "serving WHO, WHERE, WHY and QUIT");
     let (sender, others) = watch::channel(Others::Unavailable("not asked yet".into()));
     let clients = Clients::new();
+    let (limits, limits_now) = watch::channel(settings.limits.clone());
+    let _reloading = spawn_owned(take_settings(context.clone(), reload, limits));
     let server = Server::new(Shared {
         id: id.clone(),
         clients: clients.clone(),
         others: others.clone(),
-        limits: settings.limits.clone(),
+        limits: limits_now,
         proxy_protocol: settings.proxy_protocol,
         metrics: Metrics::new(),
         listener: Arc::downgrade(&listener),
@@ -65,6 +72,24 @@ pub(super) async fn serve(mut settings: Settings, context: Context) -> CommandRe
     let links = connect(settings, id, own, endpoint, clients, sender, registered);
     run(server, listener, links, &context).await;
     Ok(())
+}
+
+/// Takes new limits at each SIGHUP.
+async fn take_settings(
+    context: Context,
+    mut settings: Reload<Settings>,
+    limits: watch::Sender<Limits>,
+) {
+    let mut reload = pin!(context.reload.notified());
+    loop {
+        reload.as_mut().await;
+        // Before the work, so that a signal during it is not missed.
+        reload.set(context.reload.notified());
+        if let Some(mut changed) = settings.again() {
+            fit_open_files(&mut changed.limits);
+            limits.send_replace(changed.limits);
+        }
+    }
 }
 
 /// What this server has in the store.

@@ -10,8 +10,8 @@ mod proxy;
 mod server;
 mod settings;
 
-use crate::config::{Flags, Globals};
-use crate::daemon::{self, DaemonArgs};
+use crate::config::{Effective, Flags, Globals};
+use crate::daemon::{self, DaemonArgs, Reload};
 use crate::error::CommandResult;
 
 pub(crate) use settings::Settings;
@@ -86,13 +86,30 @@ Examples:
   lbctl serve -p 5152 --id b --register web     # behind a load balancer, in the backend web
   lbctl serve --register web --advertise 10.0.0.5 --proxy-protocol";
 
+/// What a SIGHUP does not change.
+const FIXED: &[&str] = &[
+    "store",
+    "log.format",
+    "serve.host",
+    "serve.port",
+    "serve.id",
+    "serve.register",
+    "serve.advertise",
+    "serve.weight",
+    "serve.group",
+    "serve.zone",
+    "serve.ttl",
+    "serve.proxy-protocol",
+    "serve.admin",
+    "serve.shutdown-grace",
+];
+
 impl Args {
     pub async fn run(self, globals: &Globals) -> CommandResult {
-        let mut reader = globals.reader(self.flags())?;
-        let settings = Settings::read(&mut reader);
-        reader.finish()?;
+        let (globals, flags) = (globals.clone(), self.flags());
+        let (settings, reload) = Reload::start(FIXED, move || read(&globals, flags.clone()))?;
         let options = settings.daemon.clone();
-        let body = |context| driver::serve(settings, context);
+        let body = |context| driver::serve(settings, context, reload);
         Box::pin(daemon::run("serve", options, body)).await
     }
 
@@ -127,4 +144,10 @@ impl Args {
             .set("serve.proxy-protocol", "--proxy-protocol", proxy_protocol.then_some(true));
         daemon.flags("serve", flags)
     }
+}
+
+fn read(globals: &Globals, flags: Flags) -> CommandResult<(Settings, Vec<Effective>)> {
+    let mut reader = globals.reader(flags)?;
+    let settings = Settings::read(&mut reader);
+    Ok((settings, reader.finish()?))
 }

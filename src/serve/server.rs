@@ -32,7 +32,8 @@ pub struct Shared {
     pub id: EndpointId,
     pub clients: Clients,
     pub others: watch::Receiver<Others>,
-    pub limits: Limits,
+    /// A SIGHUP may change them.
+    pub limits: watch::Receiver<Limits>,
     pub proxy_protocol: bool,
     pub metrics: Metrics,
     /// Gone once the server no longer accepts.
@@ -195,8 +196,9 @@ impl Server {
 
     fn admit(&self, stream: TcpStream, peer: SocketAddr) {
         self.shared.metrics.accepted.increment(1);
-        let Some(seat) = self.shared.clients.admit(self.shared.limits.max_clients) else {
-            return self.refuse(stream);
+        let max_clients = self.shared.limits.borrow().max_clients;
+        let Some(seat) = self.shared.clients.admit(max_clients) else {
+            return self.refuse(stream, max_clients);
         };
         let (shared, closing) = (self.shared.clone(), self.closing.clone());
         self.connections.spawn(async move {
@@ -210,9 +212,8 @@ impl Server {
         });
     }
 
-    fn refuse(&self, stream: TcpStream) {
+    fn refuse(&self, stream: TcpStream, max: usize) {
         self.shared.metrics.refused_full.increment(1);
-        let max = self.shared.limits.max_clients;
         tracing::debug!(max, "a client was refused: the server is full");
         if let Ok(permit) = self.refusals.clone().try_acquire_owned() {
             let sentence = format!("too many clients: at most {max}, try again later\n");

@@ -11,8 +11,8 @@ use super::metrics;
 use super::pass::{Engine, Pass};
 use super::report::Reporter;
 use super::settings::Settings;
-use crate::daemon::{Backoff, Context, Gate, Health};
-use crate::error::{CommandError, CommandResult};
+use crate::daemon::{Backoff, Context, Gate, Health, Reload};
+use crate::error::CommandResult;
 use crate::haproxy::{self, Client, Timeouts};
 use crate::model::{Timestamp, keys};
 use crate::presence::Presence;
@@ -25,21 +25,18 @@ const LEAST_STEP: Duration = Duration::from_millis(100);
 /// whole one is better.
 const LAST_PASS: Duration = Duration::from_secs(2);
 
-/// Reads the settings anew.
-pub type Reread = Box<dyn Fn() -> Result<Settings, CommandError> + Send + Sync>;
-
 /// Keeps one HAProxy equal to its tables until the shutdown, and reports.
 pub async fn run(
     context: Context,
     mut settings: Settings,
     store: SharedStore,
-    reread: Reread,
+    mut reload: Reload<Settings>,
 ) -> CommandResult {
     metrics::describe();
     let presence = Presence::start(store.clone(), settings.timing.report_ttl);
     loop {
         let driver = Driver::new(&context, &settings, &store, &presence);
-        match driver.run(&context, &reread).await {
+        match driver.run(&context, &mut reload).await {
             Some(changed) => settings = changed,
             None => break,
         }
@@ -116,7 +113,7 @@ impl<'a> Driver<'a> {
     }
 
     /// Runs until the shutdown, or until the settings have changed: then it answers the new ones.
-    async fn run(mut self, context: &Context, reread: &Reread) -> Option<Settings> {
+    async fn run(mut self, context: &Context, settings: &mut Reload<Settings>) -> Option<Settings> {
         let mut reload = pin!(context.reload.notified());
         loop {
             // Before the wait, so that no signal between two waits is missed.
@@ -132,7 +129,8 @@ impl<'a> Driver<'a> {
                 Wake::Shutdown => return None,
                 Wake::Reload => {
                     reload.set(context.reload.notified());
-                    if let Some(changed) = self.changed_settings(reread()) {
+                    if let Some(changed) = settings.again() {
+                        self.take_leave_of(&changed);
                         return Some(changed);
                     }
                 }
@@ -157,25 +155,12 @@ impl<'a> Driver<'a> {
         }
     }
 
-    fn changed_settings(&self, read: Result<Settings, CommandError>) -> Option<Settings> {
-        let changed = match read {
-            Ok(settings) => settings,
-            Err(error) => {
-                tracing::error!("the configuration stays as it was: {}", error.report().trim());
-                return None;
-            }
-        };
-        let old = self.settings;
-        if (&changed.daemon, &changed.store.url) != (&old.daemon, &old.store.url)
-            || changed.timing.report_ttl != old.timing.report_ttl
-        {
-            tracing::warn!("store, admin, grace and report-ttl change with a restart only");
-        }
-        if changed.name != old.name {
-            self.presence.remove(&keys::haproxy(&old.name));
+    /// Another name reports under another key.
+    fn take_leave_of(&self, changed: &Settings) {
+        if changed.name != self.settings.name {
+            self.presence.remove(&keys::haproxy(&self.settings.name));
         }
         tracing::info!(backends = changed.targets.len(), "configuration read again");
-        Some(changed)
     }
 
     /// A look at the process: another one has lost all that was set at runtime.

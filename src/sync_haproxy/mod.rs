@@ -23,9 +23,9 @@ mod testing;
 
 use std::path::PathBuf;
 
-use crate::config::{Flags, Globals, Setting as _};
-use crate::daemon::{self, DaemonArgs};
-use crate::error::{CommandError, CommandResult};
+use crate::config::{Effective, Flags, Globals, Setting as _};
+use crate::daemon::{self, DaemonArgs, Reload};
+use crate::error::CommandResult;
 use crate::output::OutputFormat;
 pub(crate) use settings::Settings;
 use target::ModeName;
@@ -105,6 +105,15 @@ Examples:
 
 Exit codes: 0 done, 1 not converged, 69 the store or HAProxy is unavailable, 78 configuration.";
 
+/// What a SIGHUP does not change.
+const FIXED: &[&str] = &[
+    "store",
+    "log.format",
+    "sync-haproxy.admin",
+    "sync-haproxy.shutdown-grace",
+    "sync-haproxy.report-ttl",
+];
+
 impl Args {
     pub async fn run(self, globals: &Globals) -> CommandResult {
         let Self {
@@ -133,7 +142,8 @@ impl Args {
             .set("sync-haproxy.resync", "--resync", resync)
             .set("sync-haproxy.dump-state", "--dump-state", dump_state.map(|path| path.show()));
         let flags = daemon.flags("sync-haproxy", flags);
-        let settings = read(globals, flags.clone())?;
+        let globals = globals.clone();
+        let (settings, reload) = Reload::start(FIXED, move || read(&globals, flags.clone()))?;
         let store = settings.store.open().await?;
         if dry_run {
             return Box::pin(once::preview(&settings, &store, output)).await;
@@ -141,16 +151,13 @@ impl Args {
         if once {
             return Box::pin(once::converge(&settings, &store)).await;
         }
-        let globals = globals.clone();
-        let reread = Box::new(move || read(&globals, flags.clone()));
-        let body = |context| Box::pin(driver::run(context, settings.clone(), store, reread));
+        let body = |context| Box::pin(driver::run(context, settings.clone(), store, reload));
         daemon::run("sync-haproxy", settings.daemon.clone(), body).await
     }
 }
 
-fn read(globals: &Globals, flags: Flags) -> Result<Settings, CommandError> {
+fn read(globals: &Globals, flags: Flags) -> CommandResult<(Settings, Vec<Effective>)> {
     let mut reader = globals.reader(flags)?;
     let settings = Settings::read(&mut reader);
-    reader.finish()?;
-    Ok(settings)
+    Ok((settings, reader.finish()?))
 }

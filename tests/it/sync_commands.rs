@@ -298,7 +298,7 @@ async fn sighup_takes_a_new_configuration_and_refuses_a_broken_one(version: Vers
 
     world.file("lbctl.toml", "[[sync-haproxy.backends]]\nbackend = 3\n");
     sync.signal("HUP");
-    sync.wait_for_log("the configuration stays as it was");
+    sync.wait_for_log("the old settings go on");
 
     world.file("lbctl.toml", &(entry("app") + &entry("more")));
     sync.signal("HUP");

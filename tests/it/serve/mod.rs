@@ -5,6 +5,7 @@ mod client;
 mod cluster;
 mod protocol;
 mod proxy;
+mod reload;
 mod stop;
 
 pub use client::{Client, Server};
