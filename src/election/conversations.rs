@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::machine::{Answer, CallId, Effect, Input, Machine, Moment};
+use super::machine::{self, Answer, CallId, Effect, Input, Machine, Moment};
 use super::view::Holder;
 use crate::store::{Lease, LeaseId, Revision};
 
@@ -163,7 +163,7 @@ fn a_leader_that_cannot_renew_stops_before_its_lease_can_end() {
     talk.at(8.4);
     assert_eq!(talk.at(8.6), [Effect::KeepAlive(8, LeaseId(5))]);
     assert_eq!(talk.machine.wake_at(), Some(seconds(9.0)), "before the answer is overdue");
-    let why = "it could not be renewed in time";
+    let why = machine::NOT_RENEWED;
     let stops = [Effect::StepDown { why }, Effect::Revoke(LeaseId(5)), follows(Some(holder(7, 5)))];
     assert_eq!(talk.at(9.0), stops);
 }
@@ -194,20 +194,20 @@ fn a_leader_whose_lease_or_key_is_gone_stops_at_once() {
         |why| [Effect::StepDown { why }, Effect::Revoke(LeaseId(5)), follows(Some(holder(7, 5)))];
     let mut talk = Talk::leader();
     talk.at(3.0);
-    assert_eq!(talk.answer(5, Answer::LeaseExpired), stops("the store ended its lease"));
+    assert_eq!(talk.answer(5, Answer::LeaseExpired), stops(machine::LEASE_ENDED));
     let mut talk = Talk::leader();
     assert_eq!(talk.tell(Input::Gone(Revision(6))), [], "from before it won");
     let effects = talk.tell(Input::Gone(Revision(8)));
-    assert_eq!(effects[0], Effect::StepDown { why: "its leader key was deleted" });
+    assert_eq!(effects[0], Effect::StepDown { why: machine::KEY_DELETED });
     let mut talk = Talk::leader();
     let effects = talk.tell(Input::Seen(holder(9, 8)));
-    assert_eq!(effects[0], Effect::StepDown { why: "its leader key was deleted" });
+    assert_eq!(effects[0], Effect::StepDown { why: machine::KEY_DELETED });
 }
 
 #[test]
 fn a_leader_resigns_by_deleting_its_key_and_is_done_when_answered_or_too_late() {
     let resigns =
-        [Effect::StepDown { why: "it resigned" }, Effect::Resign(5, Revision(7), LeaseId(5))];
+        [Effect::StepDown { why: machine::RESIGNED }, Effect::Resign(5, Revision(7), LeaseId(5))];
     let mut talk = Talk::leader();
     assert_eq!(talk.tell(Input::Resign), resigns);
     assert_eq!(talk.answer(5, Answer::Resigned), [Effect::Stop]);

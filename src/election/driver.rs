@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::clock::Clock;
-use super::machine::{Answer, CallId, Effect, Input, Machine, Moment};
+use super::machine::{self, Answer, CallId, Effect, Input, Machine, Moment};
 use super::metrics::Metrics;
 use super::view::Holder;
 use super::{FencingToken, LeaderRecord, Leadership, Options, Standing, timing};
@@ -209,8 +209,14 @@ impl Driver {
     }
 
     fn step_down(&mut self, why: &'static str) {
-        self.leading = None;
-        tracing::info!(election = %self.options.name, why, "not leading any more");
+        let token = self.leading.take().map(|held| held.leadership.token.0);
+        let (election, token) = (&self.options.name, token.unwrap_or_default());
+        if why == machine::RESIGNED {
+            tracing::info!(%election, %token, "not leading any more: {why}");
+        } else {
+            // Nothing is lost by it, but a leader does not change for no reason.
+            tracing::warn!(%election, %token, "not leading any more: {why}; it has stopped writing, and stands again");
+        }
         self.metrics.leads(false, Revision::default());
         self.told.send_replace(Standing::Follower { leader: None });
     }

@@ -90,6 +90,14 @@ pub(super) enum Effect {
     Stop,
 }
 
+/// Why a leader steps down, for whoever reads the log at night.
+pub(super) const RESIGNED: &str = "it resigned";
+pub(super) const NOT_RENEWED: &str = "its lease could not be renewed in time, since the store answered too late \
+    or this process stood still";
+pub(super) const LEASE_ENDED: &str = "the store has ended its lease, which was not renewed in time";
+pub(super) const KEY_DELETED: &str =
+    "its leader key is gone from the store: the lease ended, or somebody deleted it";
+
 /// One candidate of one election.
 #[derive(Debug)]
 pub(super) struct Machine {
@@ -189,7 +197,7 @@ impl Machine {
     fn check_deadline(&mut self, at: Moment, effects: &mut Vec<Effect>) {
         match self.phase {
             Phase::Leading(tenure, _) if at.now >= tenure.until() => {
-                self.step_down(at, "it could not be renewed in time", effects);
+                self.step_down(at, NOT_RENEWED, effects);
             }
             Phase::Campaigning(tenure) | Phase::Confirming(tenure) if at.now >= tenure.until() => {
                 self.abandon(at, tenure, effects);
@@ -259,7 +267,7 @@ impl Machine {
                 effects.push(Effect::Extend { until: tenure.until() });
             }
             (Phase::Leading(..), Answer::LeaseExpired) => {
-                self.step_down(at, "the store ended its lease", effects);
+                self.step_down(at, LEASE_ENDED, effects);
             }
             (Phase::Leading(tenure, _), _) => {
                 self.next_at = at.now + timing::renew_retry_wait(tenure.ttl, at.jitter);
@@ -328,7 +336,7 @@ impl Machine {
         self.call = None;
         match self.phase {
             Phase::Leading(tenure, token) => {
-                effects.push(Effect::StepDown { why: "it resigned" });
+                effects.push(Effect::StepDown { why: RESIGNED });
                 self.phase = Phase::Resigning;
                 self.send(at, |id| Effect::Resign(id, token, tenure.lease), effects);
                 if let Some(call) = &mut self.call {
@@ -355,7 +363,7 @@ impl Machine {
     fn follow_view(&mut self, at: Moment, effects: &mut Vec<Effect>) {
         match self.phase {
             Phase::Leading(_, token) if self.view.rules_out(token) => {
-                self.step_down(at, "its leader key was deleted", effects);
+                self.step_down(at, KEY_DELETED, effects);
                 self.follow_view(at, effects);
             }
             Phase::Following => {

@@ -3,8 +3,6 @@
 mod certificates;
 
 use std::fmt;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -13,7 +11,7 @@ use std::time::Duration;
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
 use tempfile::TempDir;
 
-use super::{Process, eventually, free_port, program};
+use super::{Process, eventually, free_port, http_get, program};
 pub use certificates::Certificates;
 
 /// The user and password of [`Options::password`].
@@ -169,7 +167,7 @@ impl Etcd {
     pub fn leader(&self) -> usize {
         eventually("a leader", || {
             self.members.iter().position(|m| {
-                let metrics = get(m.metrics, "/metrics").unwrap_or_default();
+                let metrics = http_get(m.metrics, "/metrics").unwrap_or_default();
                 metrics.lines().any(|line| line == "etcd_server_is_leader 1")
             })
         })
@@ -259,8 +257,9 @@ impl Etcd {
             }
             let healthy = |m: &&mut Member| {
                 // etcd logs every unhealthy answer, so the quiet question comes first.
-                get(m.metrics, "/metrics").is_some_and(|all| all.contains("has_leader 1"))
-                    && get(m.metrics, "/health").is_some_and(|reply| reply.contains(r#""true""#))
+                http_get(m.metrics, "/metrics").is_some_and(|all| all.contains("has_leader 1"))
+                    && http_get(m.metrics, "/health")
+                        .is_some_and(|reply| reply.contains(r#""true""#))
             };
             running.iter().all(healthy).then_some(true)
         })
@@ -290,14 +289,4 @@ impl fmt::Debug for Etcd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Etcd").field("endpoints", &self.endpoints()).finish_non_exhaustive()
     }
-}
-
-/// One HTTP GET on loopback; `None` while nothing answers.
-fn get(port: u16, path: &str) -> Option<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(3))).ok()?;
-    write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
-    let mut reply = String::new();
-    stream.read_to_string(&mut reply).ok()?;
-    Some(reply)
 }

@@ -1,5 +1,8 @@
 //! `lbctl discover` as processes, on real stores.
 
+mod history;
+mod leader;
+
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -34,12 +37,18 @@ impl World {
     }
 
     fn command(&self, flags: &[&str]) -> Command {
+        let mut command = self.command_on(&self.url, flags);
+        command.env("LBCTL_DISCOVER_ADMIN", "off");
+        command
+    }
+
+    fn command_on(&self, url: &str, flags: &[&str]) -> Command {
         let mut command = Command::new(lbctl());
         let config = self.dir.path().join("empty.toml");
         std::fs::write(&config, "").unwrap();
-        command.args(["discover", "--backend", "web", "--store", &self.url, "--config"]);
+        command.args(["discover", "--backend", "web", "--store", url, "--config"]);
         command.arg(config).args(flags);
-        command.env("LBCTL_LOG", "info").env("LBCTL_DISCOVER_ADMIN", "off");
+        command.env("LBCTL_LOG", "info");
         command
     }
 
