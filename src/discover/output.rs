@@ -4,6 +4,9 @@ use super::plan::{Plan, UnplacedReason};
 use crate::model::BackendName;
 use crate::output::{render, table};
 
+/// How many endpoints without a slot are named for people.
+const MAX_NAMED: usize = 20;
+
 /// A backend's plan, as it is printed.
 #[derive(Debug, Serialize)]
 pub struct PlannedBackend {
@@ -30,12 +33,16 @@ pub fn text(plans: &[PlannedBackend]) -> String {
                 &address.unwrap_or_default(),
             ]);
         }
-        for unplaced in &plan.unplaced {
+        for unplaced in plan.unplaced.iter().take(MAX_NAMED) {
             let why = match &unplaced.why {
                 UnplacedReason::NoFreeSlot => "no slot is free".to_owned(),
                 UnplacedReason::AddressOf(other) => format!("{other} is ready at its address"),
             };
             notes += &format!("{backend}: {} has no slot: {why}\n", unplaced.server);
+        }
+        if plan.unplaced.len() > MAX_NAMED {
+            let more = plan.unplaced.len() - MAX_NAMED;
+            notes += &format!("{backend}: {more} more have no slot\n");
         }
         if let Some(refused) = &plan.refused {
             notes += &format!("{backend}: refused: {refused}\n");

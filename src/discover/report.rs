@@ -17,6 +17,9 @@ use crate::store::{Error, Result};
 /// How many notes of one answer are told: a hostile registry must not flood the log.
 const MAX_NOTES: usize = 10;
 
+/// How many endpoints without a slot are named; the rest are counted.
+const MAX_UNPLACED: usize = 20;
+
 /// Tells people and machines how one backend is: logs on changes, metrics, status, readiness.
 #[derive(Debug)]
 pub struct Reporter {
@@ -162,7 +165,10 @@ impl Reporter {
                 gauge!("lbctl_discover_endpoints", &labels).set(answer.endpoints.len() as f64);
                 gauge!("lbctl_discover_source_failing", &labels).set(0.0);
                 self.gates.iter().for_each(|gates| gates.source.open());
-                let notes: Vec<String> = answer.notes.iter().take(MAX_NOTES).cloned().collect();
+                let mut notes: Vec<String> = answer.notes.iter().take(MAX_NOTES).cloned().collect();
+                if answer.notes.len() > MAX_NOTES {
+                    notes.push(format!("and {} more of that kind", answer.notes.len() - MAX_NOTES));
+                }
                 if self.said.notes != notes {
                     notes.iter().for_each(|note| tracing::warn!(backend = %self.backend, "{note}"));
                     self.said.notes = notes;
@@ -266,7 +272,9 @@ impl Reporter {
             standing: &'a Value,
             blind: Option<&'a str>,
             slots: BTreeMap<&'a str, usize>,
+            /// The first few.
             unplaced: &'a [Unplaced],
+            unplaced_count: usize,
             refused: Option<&'a Refusal>,
             waiting: &'a [Waiting],
             notes: &'a [String],
@@ -281,7 +289,8 @@ impl Reporter {
             standing: &self.standing,
             blind: seen.blind,
             slots: STATES.map(|(state, name)| (name, count(state))).into(),
-            unplaced: &seen.plan.unplaced,
+            unplaced: &seen.plan.unplaced[..seen.plan.unplaced.len().min(MAX_UNPLACED)],
+            unplaced_count: seen.plan.unplaced.len(),
             refused: seen.plan.refused.as_ref(),
             waiting: &seen.plan.waiting,
             notes: &self.said.notes,
@@ -319,7 +328,8 @@ pub fn describe() {
 }
 
 fn names(unplaced: &[Unplaced]) -> String {
-    let mut names: Vec<&str> = unplaced.iter().take(20).map(|u| u.server.as_str()).collect();
+    let mut names: Vec<&str> =
+        unplaced.iter().take(MAX_UNPLACED).map(|u| u.server.as_str()).collect();
     if unplaced.len() > names.len() {
         names.push("…");
     }

@@ -154,6 +154,9 @@ impl Planner<'_> {
 
     /// The slot that this very server, at this address, drains in or rests in.
     pub(super) fn left_by(&self, endpoint: &Endpoint) -> Option<(SlotNumber, SlotState)> {
+        if !self.has_left(&endpoint.id) {
+            return None;
+        }
         let same = |record: &SlotRecord| {
             record.endpoint.id == endpoint.id && record.endpoint.address == endpoint.address
         };

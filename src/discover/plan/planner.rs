@@ -31,6 +31,11 @@ pub(super) struct Planner<'a> {
     pub(super) world: &'a World<'a>,
     pub(super) slots: BTreeMap<SlotNumber, Slot>,
     pub(super) plan: Plan,
+    /// Who drained or rested before this plan: an answer may have a hundred thousand endpoints, and
+    /// a look at every slot for each is too much.
+    left: BTreeSet<EndpointId>,
+    /// No slot below is free: a plan takes free slots and makes none.
+    free_from: u32,
 }
 
 /// A slot as the plan has it so far.
@@ -52,7 +57,16 @@ impl<'a> Planner<'a> {
             let seen = Some(stored.modified);
             Some((*number, Slot { seen, record: Some(record), changed }))
         });
-        Self { world, slots: slots.collect(), plan: Plan::default() }
+        let slots: BTreeMap<SlotNumber, Slot> = slots.collect();
+        let records = slots.values().filter_map(|slot| slot.record.as_ref());
+        let left = records.filter(|record| record.state != SlotState::Ready);
+        let left = left.map(|record| record.endpoint.id.clone()).collect();
+        Self { world, slots, plan: Plan::default(), left, free_from: 1 }
+    }
+
+    /// Whether a server of this id drained or rested before this plan.
+    pub(super) fn has_left(&self, id: &EndpointId) -> bool {
+        self.left.contains(id)
     }
 
     /// Every slot in a state, with its record.
@@ -205,12 +219,16 @@ impl<'a> Planner<'a> {
     }
 
     /// Slots that no key holds: not those that this plan frees.
-    pub(super) fn free_slots(&self) -> impl Iterator<Item = SlotNumber> {
-        SlotNumber::first(self.world.policy.slots).filter(|number| !self.slots.contains_key(number))
+    fn free_slots(&self) -> impl Iterator<Item = SlotNumber> {
+        (self.free_from..=self.world.policy.slots)
+            .filter_map(|number| SlotNumber::new(number).ok())
+            .filter(|number| !self.slots.contains_key(number))
     }
 
-    pub(super) fn lowest_free(&self) -> Option<SlotNumber> {
-        self.free_slots().next()
+    pub(super) fn lowest_free(&mut self) -> Option<SlotNumber> {
+        let free = self.free_slots().next();
+        self.free_from = free.map_or(self.world.policy.slots.saturating_add(1), SlotNumber::get);
+        free
     }
 
     /// Drains and rests that are over end, in slots that this plan has not touched.

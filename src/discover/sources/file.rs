@@ -1,19 +1,23 @@
 mod format;
 
+use std::collections::BTreeSet;
 use std::fs::Metadata;
-use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::io::{ErrorKind, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use rustix::fs::OFlags;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 pub(super) use format::Format;
 
 use super::{SourceContext, Teller};
 use crate::discover::plan::Answer;
+use crate::model::EndpointId;
 
 /// A list of endpoints is far smaller; a larger file is a mistake, such as a log.
 const MAX_LEN: u64 = 8 * 1024 * 1024;
@@ -21,12 +25,19 @@ const MAX_LEN: u64 = 8 * 1024 * 1024;
 /// A file that is still being written changes within this time.
 const SETTLE: Duration = Duration::from_millis(100);
 
+/// One that has lost endpoints is left alone for this long before that is believed: a program that
+/// writes it piece by piece may pause at the end of a line, where half a list looks like a whole one.
+const SETTLE_LOSS: Duration = Duration::from_secs(1);
+
+/// How long a file may go on changing before that is an error.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Follows a file: told by the kernel when its folder changes, and by a bounded poll behind it (for
 /// file systems that tell nothing, and folders that come later).
 pub(super) async fn run(path: PathBuf, context: SourceContext, teller: Teller) {
     let stirred = Arc::new(Notify::new());
     let mut watcher = None;
-    let mut last: Option<(Fingerprint, Result<Answer, String>)> = None;
+    let mut last = Last::default();
     loop {
         if watcher.is_none() {
             watcher = watch_folder(&path, stirred.clone());
@@ -37,37 +48,80 @@ pub(super) async fn run(path: PathBuf, context: SourceContext, teller: Teller) {
     }
 }
 
-/// Reads the file if it is another one than at the last look.
-async fn look(
-    path: &Path,
-    last: &mut Option<(Fingerprint, Result<Answer, String>)>,
-) -> Result<Answer, String> {
-    let now = settled(path).await?;
-    if let Some((seen, result)) = last
-        && *seen == now
-    {
-        return result.clone();
-    }
-    let owned = path.to_owned();
-    let read = tokio::task::spawn_blocking(move || read(&owned)).await;
-    let result = read.unwrap_or_else(|error| Err(format!("cannot read: {error}")));
-    *last = Some((now, result.clone()));
-    result
+/// What is known of the file.
+#[derive(Debug, Default)]
+struct Last {
+    read: Option<(Fingerprint, Result<Answer, String>)>,
+    /// Who was in the last good list.
+    known: BTreeSet<EndpointId>,
+}
+
+/// Reads the file if it is another one than at the last look, once it is left alone.
+async fn look(path: &Path, last: &mut Last) -> Result<Answer, String> {
+    let answer = settled(path, last).await?;
+    last.known = answer.endpoints.keys().cloned().collect();
+    Ok(answer)
 }
 
 /// Waits until the file has stopped changing, so that half a list is never taken for a whole one.
-async fn settled(path: &Path) -> Result<Fingerprint, String> {
-    let mut before = Fingerprint::of(path)?;
-    // One that was left alone for a while is settled already.
-    while before.is_young() {
-        tokio::time::sleep(SETTLE).await;
+async fn settled(path: &Path, last: &mut Last) -> Result<Answer, String> {
+    let started = Instant::now();
+    let mut first_seen: Option<(Fingerprint, Instant)> = None;
+    loop {
         let now = Fingerprint::of(path)?;
-        if now == before {
-            break;
+        let since = match first_seen {
+            Some((before, since)) if before == now => since,
+            _ => Instant::now(),
+        };
+        // Its own time counts where clocks agree: one that was left alone is settled already.
+        let for_time = |time| since.elapsed() >= time || now.is_older_than(time);
+        first_seen = Some((now, since));
+        if for_time(SETTLE) {
+            let result = read_if_new(path, now, last).await;
+            match result {
+                Some(Ok(answer)) if loses(&answer, last) && !for_time(SETTLE_LOSS) => {}
+                Some(result) => return result,
+                // Replaced in between.
+                None => {}
+            }
         }
-        before = now;
+        if started.elapsed() >= PATIENCE {
+            return Err(format!(
+                "{} keeps changing: write the list to another file, then rename that",
+                path.display()
+            ));
+        }
+        tokio::time::sleep(SETTLE).await;
     }
-    Ok(before)
+}
+
+fn loses(answer: &Answer, last: &Last) -> bool {
+    last.known.iter().any(|id| !answer.endpoints.contains_key(id))
+}
+
+/// What the file says; `None` if it is not the one of this fingerprint any more.
+async fn read_if_new(
+    path: &Path,
+    seen: Fingerprint,
+    last: &mut Last,
+) -> Option<Result<Answer, String>> {
+    if let Some((read, result)) = &last.read
+        && *read == seen
+    {
+        return Some(result.clone());
+    }
+    let owned = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || read(&owned)).await;
+    let (read, result) = match read {
+        Ok(Ok(read)) => read,
+        Ok(Err(error)) => return Some(Err(error)),
+        Err(error) => return Some(Err(format!("cannot read {}: {error}", path.display()))),
+    };
+    if read != seen {
+        return None;
+    }
+    last.read = Some((read, result.clone()));
+    Some(result)
 }
 
 /// What changes whenever the file does.
@@ -82,9 +136,11 @@ struct Fingerprint {
 
 impl Fingerprint {
     fn of(path: &Path) -> Result<Self, String> {
-        let metadata = std::fs::metadata(path)
-            .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-        check_kind(path, &metadata)?;
+        Self::from(path, &std::fs::metadata(path).map_err(|error| cannot_read(path, &error))?)
+    }
+
+    fn from(path: &Path, metadata: &Metadata) -> Result<Self, String> {
+        check_kind(path, metadata)?;
         Ok(Self {
             device: metadata.dev(),
             inode: metadata.ino(),
@@ -94,35 +150,61 @@ impl Fingerprint {
         })
     }
 
-    /// Changed within the last moments, or in what this host's clock calls the future.
-    fn is_young(&self) -> bool {
+    /// Not changed within the last moments, nor in what this host's clock calls the future.
+    fn is_older_than(&self, time: Duration) -> bool {
         let (seconds, nanos) = self.changed;
         let changed = Duration::new(seconds.unsigned_abs(), u32::try_from(nanos).unwrap_or(0));
         let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-        now.checked_sub(changed).is_none_or(|age| age < SETTLE)
+        now.checked_sub(changed).is_some_and(|age| age >= time)
     }
+}
+
+fn cannot_read(path: &Path, error: &std::io::Error) -> String {
+    let remedy = match error.kind() {
+        ErrorKind::NotFound => ": write the list there; one without endpoints is []",
+        ErrorKind::PermissionDenied => ": let the user that discover runs as read it",
+        _ => "",
+    };
+    format!("cannot read {}: {error}{remedy}", path.display())
 }
 
 fn check_kind(path: &Path, metadata: &Metadata) -> Result<(), String> {
     let path = path.display();
     if !metadata.is_file() {
-        return Err(format!("cannot read {path}: it is not a regular file"));
+        let is = if metadata.is_dir() { "a folder" } else { "a device or a pipe" };
+        return Err(format!("cannot read {path}: it is {is}: put a regular file in its place"));
     }
     if metadata.len() > MAX_LEN {
         let len = metadata.len();
-        return Err(format!("{path} has {len} bytes: a list of endpoints has at most {MAX_LEN}"));
+        return Err(format!(
+            "{path} has {len} bytes and a list of endpoints at most {MAX_LEN}: is it the right file?"
+        ));
     }
     Ok(())
 }
 
-fn read(path: &Path) -> Result<Answer, String> {
-    let failed = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
-    let file = std::fs::File::open(path).map_err(failed)?;
-    check_kind(path, &file.metadata().map_err(failed)?)?;
-    let mut text = String::new();
-    file.take(MAX_LEN).read_to_string(&mut text).map_err(failed)?;
-    let format = Format::of(path)?;
-    let endpoints = format.parse(&text).map_err(|problem| match problem.line {
+/// What the file says, and which one it was: a link may lead to another one by now.
+fn read(path: &Path) -> Result<(Fingerprint, Result<Answer, String>), String> {
+    let failed = |error| cannot_read(path, &error);
+    // A pipe that has taken the file's place would wait for a writer for ever.
+    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let opened = std::fs::File::options().read(true).custom_flags(nonblocking).open(path);
+    let mut file = opened.map_err(failed)?;
+    let before = Fingerprint::from(path, &file.metadata().map_err(failed)?)?;
+    let mut bytes = Vec::new();
+    (&mut file).take(MAX_LEN + 1).read_to_end(&mut bytes).map_err(failed)?;
+    let after = Fingerprint::from(path, &file.metadata().map_err(failed)?)?;
+    // One that changed meanwhile is none that anybody has seen settled.
+    let read = if before == after { after } else { Fingerprint { len: u64::MAX, ..after } };
+    Ok((read, parse(path, &bytes)))
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> Result<Answer, String> {
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let line = 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+        format!("{}:{line}: what stands there is not UTF-8: save the file as UTF-8", path.display())
+    })?;
+    let endpoints = Format::of(path)?.parse(text).map_err(|problem| match problem.line {
         Some(line) => format!("{}:{line}: {}", path.display(), problem.message),
         None => format!("{}: {}", path.display(), problem.message),
     })?;
@@ -157,7 +239,7 @@ mod tests {
     use super::*;
 
     async fn read_once(path: &Path) -> Result<Answer, String> {
-        look(path, &mut None).await
+        look(path, &mut Last::default()).await
     }
 
     #[tokio::test]
@@ -167,7 +249,7 @@ mod tests {
         let missing = read_once(&path).await.unwrap_err();
         assert!(missing.contains("web.json: No such file"), "{missing}");
         let directory = read_once(folder.path()).await.unwrap_err();
-        assert!(directory.contains("not a regular file"), "{directory}");
+        assert!(directory.contains("it is a folder"), "{directory}");
         std::fs::File::create(&path).unwrap().set_len(MAX_LEN + 1).unwrap();
         let huge = read_once(&path).await.unwrap_err();
         assert!(huge.contains("at most"), "{huge}");

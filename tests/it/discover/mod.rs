@@ -1,5 +1,6 @@
 //! `lbctl discover` as processes, on real stores.
 
+mod files;
 mod history;
 mod leader;
 

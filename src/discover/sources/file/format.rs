@@ -71,7 +71,9 @@ fn parse_json<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
 }
 
 fn parse_yaml<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
-    let options = serde_saphyr::options! { with_snippet: false };
+    // The length of the file is the bound; 100,000 endpoints with all their fields are in it.
+    let budget = serde_saphyr::budget! { max_nodes: 4_000_000, max_events: 8_000_000 };
+    let options = serde_saphyr::options! { with_snippet: false, budget: budget };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let line = error.location().and_then(|location| usize::try_from(location.line()).ok());
         // One without a place is about the document as a whole.
