@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -239,7 +240,7 @@ impl Backend {
         let window = self.settings.policy.floors.window;
         let recent = self.absences.recent(Instant::now(), window);
         let answer = self.look.as_ref().and_then(|look| look.result.as_ref().ok());
-        plan(&World {
+        let world = World {
             policy: &self.settings.policy,
             table,
             answer,
@@ -248,7 +249,8 @@ impl Backend {
             recent: &recent,
             reports: &reports(&self.settings.name, &self.reports),
             now: now(),
-        })
+        };
+        beside_the_runtime(|| plan(&world))
     }
 
     /// How long a pass holds if nothing is heard.
@@ -260,6 +262,15 @@ impl Backend {
             Pass::Busy(_) => retry.unwrap_or(idle),
             Pass::Blind(_) => idle,
         }
+    }
+}
+
+/// A hundred thousand endpoints take a moment, in which this thread's other tasks, such as the
+/// election that renews the lease, must go on.
+fn beside_the_runtime<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        _ => work(),
     }
 }
 

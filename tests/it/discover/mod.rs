@@ -1,5 +1,7 @@
 //! `lbctl discover` as processes, on real stores.
 
+mod config;
+mod dns;
 mod files;
 mod history;
 mod leader;
