@@ -292,6 +292,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn commits_are_synced_also_after_a_renewal_that_is_not() {
+        const FULL: i64 = 2;
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path(), History::default()).await;
+        assert_eq!(number(&store, "PRAGMA synchronous").await, FULL);
+        let lease = store.grant(Duration::from_secs(60)).await.unwrap();
+        store.keep_alive(lease.id).await.unwrap();
+        store.keep_alive(LeaseId(7)).await.unwrap_err();
+        assert_eq!(number(&store, "PRAGMA synchronous").await, FULL);
+    }
+
+    #[tokio::test]
     async fn a_full_disk_is_unavailable_and_nothing_is_written() {
         let folder = tempfile::tempdir().unwrap();
         let store = store(folder.path(), History::default()).await;
