@@ -3,6 +3,7 @@
 mod cli;
 mod conformance;
 mod etcd;
+mod history;
 mod memory;
 mod sqlite;
 mod wrappers;

@@ -2,6 +2,7 @@
 
 mod child;
 mod errors;
+mod kills;
 mod processes;
 
 use std::path::PathBuf;

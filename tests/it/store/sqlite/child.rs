@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use lbctl::store::{Change, Mirror, SharedStore, Txn, WatchEvent};
 
+use super::kills::commit_and_watch;
 use super::{open, try_open};
 use crate::store::conformance::{commit, key, prefix};
 use crate::support::Process;
@@ -36,6 +37,7 @@ async fn child() {
     match std::env::var(ROLE).unwrap().as_str() {
         "writer" => write_for_ever(open(database).await).await,
         "watcher" => watch_for_ever(open(database).await).await,
+        "killed" => commit_and_watch(open(database).await).await,
         "holder" => hold_a_lease(open(database).await).await,
         "opener" => match try_open(database).await {
             Ok(_) => say("opened"),
@@ -83,7 +85,7 @@ pub fn monotonic_micros() -> i64 {
     now.tv_sec * 1_000_000 + now.tv_nsec / 1000
 }
 
-fn say(line: &str) {
+pub fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}").unwrap();
     out.flush().unwrap();

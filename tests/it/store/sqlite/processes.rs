@@ -47,7 +47,7 @@ async fn kill_9_between_commits_loses_nothing_acknowledged() {
     }
 }
 
-fn check_integrity(database: &Path) {
+pub fn check_integrity(database: &Path) {
     let other = Connection::open(database).unwrap();
     let report: String = other.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(report, "ok");
