@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::support::etcd::Etcd;
+use super::support::etcd::{self, Etcd};
 use super::support::haproxy::{Backend, Client, Haproxy, Options};
 use super::support::{Process, World, eventually, free_port};
 
@@ -314,6 +314,22 @@ fn etcd_killed_for_longer_than_every_lease_costs_nothing() {
         away();
         wait_out(OUTAGE.saturating_sub(since.elapsed()));
         etcd.restart(0);
+    });
+}
+
+/// One member of three answers, and can do nothing.
+#[test]
+fn etcd_without_its_majority_for_longer_than_every_lease_costs_nothing() {
+    let Some(mut etcd) = Etcd::start_with(3, etcd::Options::default()) else { return };
+    let world = World::at(tempfile::tempdir().unwrap(), etcd.url("outage"), None);
+    an_outage_costs_nothing(world, |away| {
+        let since = Instant::now();
+        etcd.kill(0);
+        etcd.kill(1);
+        away();
+        wait_out(OUTAGE.saturating_sub(since.elapsed()));
+        etcd.launch(0);
+        etcd.restart(1);
     });
 }
 

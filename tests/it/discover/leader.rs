@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::history::{History, Tenure};
 use super::{World, web};
 use crate::support::etcd::Etcd;
+use crate::support::proxy::Mode;
 use crate::support::{Process, Proxy, eventually, eventually_async, free_port, http_get};
 
 /// A copy of discover whose every write says whose it is: the servers are in a group of its name,
@@ -195,7 +196,7 @@ async fn a_leader_whose_answers_come_late_stops_before_its_lease_can_end() {
     let mut second = Copy::start(&world, "second", &world.url, "8s");
     second.process.wait_for_log("following");
     // Late, but just within the quarter of a TTL that a renewal has.
-    proxy.delay_answers(Duration::from_millis(1700));
+    proxy.set(Mode::Late(Duration::from_millis(1700)));
     let renewed = "leads with answers that come late";
     eventually(renewed, || (first.standing()["leads"] == true).then_some(()));
     // Long enough for renewals that were answered late, and writes as well.

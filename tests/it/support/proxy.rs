@@ -21,17 +21,44 @@ pub struct Proxy {
     _task: OwnedTask<()>,
 }
 
+/// What happens to what passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    /// What the server says arrives after this time.
-    Open { delay: Duration },
+pub enum Mode {
+    Open,
     /// Nothing listens, and every connection is closed.
     Cut,
     /// Connections stay, and not a byte passes, as behind a firewall that forgot them.
     Frozen,
+    /// Requests pass, and no answer does.
+    Mute,
+    /// Everything arrives so much later.
+    Slow(Duration),
+    /// Every answer arrives so much later, while requests pass at once.
+    Late(Duration),
+    /// A connection is closed once so many more bytes have passed this way.
+    Torn(Way, usize),
 }
 
-const OPEN: Mode = Mode::Open { delay: Duration::ZERO };
+/// Which way the bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    Request,
+    Answer,
+}
+
+impl Mode {
+    fn stops(self, way: Way) -> bool {
+        self == Self::Frozen || (self == Self::Mute && way == Way::Answer)
+    }
+
+    fn delay(self, way: Way) -> Duration {
+        match self {
+            Self::Slow(time) => time,
+            Self::Late(time) if way == Way::Answer => time,
+            _ => Duration::ZERO,
+        }
+    }
+}
 
 /// What clients have sent into a frozen proxy.
 type Held = Arc<Mutex<Vec<u8>>>;
@@ -39,7 +66,7 @@ type Held = Arc<Mutex<Vec<u8>>>;
 impl Proxy {
     pub async fn start(target: u16) -> Self {
         let port = free_port();
-        let (mode, modes) = watch::channel(OPEN);
+        let (mode, modes) = watch::channel(Mode::Open);
         let held = Held::default();
         let task = spawn_owned(run(port, target, modes, held.clone()));
         let proxy = Self { port, mode, held, _task: task };
@@ -51,14 +78,19 @@ impl Proxy {
         self.port
     }
 
+    /// Changes what happens, also to open connections, without a wait for it.
+    pub fn set(&self, mode: Mode) {
+        self.mode.send_replace(mode);
+    }
+
     pub async fn cut(&self) {
-        self.mode.send_replace(Mode::Cut);
+        self.set(Mode::Cut);
         self.wait_until_connects(false).await;
     }
 
     pub fn freeze(&self) {
         self.held.lock().unwrap().clear();
-        self.mode.send_replace(Mode::Frozen);
+        self.set(Mode::Frozen);
     }
 
     /// Whether clients have sent this text since the freeze. It arrives when that ends.
@@ -67,14 +99,9 @@ impl Proxy {
         held.windows(text.len()).any(|part| part == text.as_bytes())
     }
 
-    /// Lets every answer arrive this much later, while requests pass at once.
-    pub fn delay_answers(&self, delay: Duration) {
-        self.mode.send_replace(Mode::Open { delay });
-    }
-
-    /// Ends a cut, a freeze or a delay.
+    /// Ends whatever was wrong.
     pub async fn mend(&self) {
-        self.mode.send_replace(OPEN);
+        self.set(Mode::Open);
         self.wait_until_connects(true).await;
     }
 
@@ -89,7 +116,9 @@ impl Proxy {
 
 async fn run(port: u16, target: u16, mut modes: watch::Receiver<Mode>, held: Held) {
     loop {
-        modes.wait_for(|mode| *mode != Mode::Cut).await.unwrap();
+        if modes.wait_for(|mode| *mode != Mode::Cut).await.is_err() {
+            return;
+        }
         let listener = eventually_async("the proxy's port", || async {
             TcpListener::bind(("127.0.0.1", port)).await.ok()
         })
@@ -109,8 +138,9 @@ async fn run(port: u16, target: u16, mut modes: watch::Receiver<Mode>, held: Hel
     }
 }
 
+/// Or until the proxy has gone.
 async fn until_cut(mut modes: watch::Receiver<Mode>) {
-    modes.wait_for(|mode| *mode == Mode::Cut).await.unwrap();
+    _ = modes.wait_for(|mode| *mode == Mode::Cut).await.is_ok();
 }
 
 async fn forward(client: TcpStream, target: u16, modes: watch::Receiver<Mode>, held: Held) {
@@ -118,32 +148,41 @@ async fn forward(client: TcpStream, target: u16, modes: watch::Receiver<Mode>, h
     let (client_in, client_out) = client.into_split();
     let (server_in, server_out) = server.into_split();
     tokio::select! {
-        () = pump(client_in, server_out, modes.clone(), Some(held)) => {}
-        () = pump(server_in, client_out, modes, None) => {}
+        () = pump(Way::Request, client_in, server_out, modes.clone(), held.clone()) => {}
+        () = pump(Way::Answer, server_in, client_out, modes, held) => {}
     }
 }
 
-/// One direction: requests where `held` notes them, else answers, which may be delayed.
+/// One direction. What comes while earlier bytes still wait is taken at once, so that a delay does
+/// not add up.
 async fn pump(
+    way: Way,
     from: OwnedReadHalf,
     to: OwnedWriteHalf,
     modes: watch::Receiver<Mode>,
-    held: Option<Held>,
+    held: Held,
 ) {
     let (sender, receiver) = mpsc::unbounded_channel();
-    let answers = held.is_none();
-    tokio::join!(take(from, sender, modes.clone(), held), give(receiver, to, modes, answers));
+    tokio::select! {
+        () = async {
+            take(way, from, sender, modes.clone(), held).await;
+            // What was taken is still given.
+            std::future::pending::<()>().await;
+        } => {}
+        () = give(way, receiver, to, modes.clone()) => {}
+    }
 }
 
 async fn take(
+    way: Way,
     mut from: OwnedReadHalf,
     sender: mpsc::UnboundedSender<(Instant, Vec<u8>)>,
     modes: watch::Receiver<Mode>,
-    held: Option<Held>,
+    held: Held,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(len @ 1..) = from.read(&mut buffer).await {
-        if let (Some(held), Mode::Frozen) = (&held, *modes.borrow()) {
+        if (way, *modes.borrow()) == (Way::Request, Mode::Frozen) {
             held.lock().unwrap().extend_from_slice(&buffer[..len]);
         }
         if sender.send((Instant::now(), buffer[..len].to_vec())).is_err() {
@@ -153,22 +192,28 @@ async fn take(
 }
 
 async fn give(
+    way: Way,
     mut receiver: mpsc::UnboundedReceiver<(Instant, Vec<u8>)>,
     mut to: OwnedWriteHalf,
     mut modes: watch::Receiver<Mode>,
-    answers: bool,
 ) {
+    // Bytes that passed since the connection was to be torn.
+    let mut passed = 0;
     while let Some((came, bytes)) = receiver.recv().await {
-        let Ok(mode) = modes.wait_for(|mode| *mode != Mode::Frozen).await.map(|mode| *mode) else {
+        let Ok(mode) = modes.wait_for(|mode| !mode.stops(way)).await.map(|mode| *mode) else {
             return;
         };
-        if let Mode::Open { delay } = mode
-            && answers
-        {
-            sleep_until(came + delay).await;
-        }
-        if to.write_all(&bytes).await.is_err() {
+        sleep_until(came + mode.delay(way)).await;
+        let left = match mode {
+            Mode::Torn(torn, limit) if torn == way => limit.saturating_sub(passed),
+            _ => usize::MAX,
+        };
+        let len = bytes.len().min(left);
+        if to.write_all(&bytes[..len]).await.is_err() || left <= bytes.len() {
             return;
+        }
+        if left != usize::MAX {
+            passed += len;
         }
     }
 }

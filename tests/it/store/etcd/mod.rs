@@ -1,7 +1,10 @@
 //! The store in etcd: the suite, and what only etcd has.
 
+mod answers;
 mod cluster;
+mod load;
 mod login;
+mod outages;
 
 use std::sync::Arc;
 use std::time::Duration;

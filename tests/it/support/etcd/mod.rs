@@ -148,6 +148,13 @@ impl Etcd {
         self.members[number].process = None;
     }
 
+    /// SIGTERM of one member, which then says goodbye to its clients.
+    pub fn stop(&mut self, number: usize) {
+        self.process(number).signal("TERM");
+        self.process(number).wait();
+        self.members[number].process = None;
+    }
+
     /// Stops a member without ending it: its connections stay open and nothing answers.
     pub fn pause(&mut self, number: usize) {
         self.process(number).signal("STOP");
