@@ -1,8 +1,8 @@
 use std::fmt;
 use std::path::Path;
 
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::model::{Endpoint, EndpointId, Label, ServerAddress, Weight};
@@ -50,7 +50,7 @@ impl Format {
             Self::Json => parse_json::<List>(text)?.0,
             Self::Yaml => parse_yaml::<List>(text)?.0,
         };
-        Ok(list.into_iter().map(|item| item.0).collect())
+        Ok(list.0.into_iter().map(|item| item.0).collect())
     }
 }
 
@@ -85,11 +85,15 @@ fn parse_yaml<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
-    endpoints: Vec<Item>,
+    endpoints: Items,
 }
 
 /// A list, or a table with one in it.
-struct List(Vec<Item>);
+struct List(Items);
+
+/// A list and nothing else: YAML's reader would take what is not there, as after `endpoints:`, for
+/// an empty one.
+struct Items(Vec<Item>);
 
 /// An endpoint: its address alone, or a table.
 struct Item(Endpoint);
@@ -129,17 +133,35 @@ impl<'de> Deserialize<'de> for List {
                 f.write_str("a list of endpoints, or a table with the list \"endpoints\"")
             }
 
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<List, A::Error> {
-                let mut items = Vec::new();
-                while let Some(item) = seq.next_element()? {
-                    items.push(item);
-                }
-                Ok(List(items))
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<List, A::Error> {
+                Items::deserialize(SeqAccessDeserializer::new(seq)).map(List)
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<List, A::Error> {
                 let document = Document::deserialize(MapAccessDeserializer::new(map))?;
                 Ok(List(document.endpoints))
+            }
+        }
+        deserializer.deserialize_any(Seen)
+    }
+}
+
+impl<'de> Deserialize<'de> for Items {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Seen;
+        impl<'de> Visitor<'de> for Seen {
+            type Value = Items;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of endpoints (an empty one is written as [])")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Items, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = seq.next_element()? {
+                    items.push(item);
+                }
+                Ok(Items(items))
             }
         }
         deserializer.deserialize_any(Seen)
@@ -214,6 +236,17 @@ mod tests {
                 assert!(format.parse(text).unwrap_err().message.contains("empty"));
             }
         }
+    }
+
+    #[test]
+    fn a_list_that_is_not_there_yet_is_not_an_empty_one() {
+        assert!(Format::Yaml.parse("# soon\n").is_err());
+        for text in ["endpoints:\n", "endpoints: ~\n", "endpoints: null", "---\n", "~"] {
+            let problem = Format::Yaml.parse(text).unwrap_err();
+            assert!(problem.message.contains("list of endpoints"), "{text:?}: {problem:?}");
+        }
+        let null = r#"{"endpoints": null}"#;
+        assert!(Format::Json.parse(null).unwrap_err().message.contains("written as []"));
     }
 
     #[test]
