@@ -136,18 +136,17 @@ impl Connection {
             let step = || "answer in interactive mode".to_owned();
             let chunk = read(&mut self.stream, &self.address, deadline, self.exchange, step);
             let chunk = chunk.await?;
+            let address = || self.address.clone();
             said.extend_from_slice(&chunk);
-            let text = String::from_utf8_lossy(&said);
             if chunk.is_empty() && said.is_empty() {
-                return Err(Error::Closed { address: self.address.clone(), answered: 0, sent: 1 });
+                return Err(Error::Closed { address: address(), answered: 0, sent: 1 });
             }
-            let line = text.trim_start_matches('\n');
-            if line.ends_with("> ") && !line.contains('\n') && line.len() <= MAX_PROMPT {
-                return Ok(line.to_owned());
-            }
-            if chunk.is_empty() || line.len() > MAX_PROMPT || line.contains('\n') {
-                let said = line.chars().take(MAX_SAID).collect();
-                return Err(Error::NotHaproxy { address: self.address.clone(), said });
+            match heard(&said) {
+                Heard::Prompt(prompt) => return Ok(prompt),
+                Heard::Start if !chunk.is_empty() => {}
+                Heard::Start | Heard::Other => {
+                    return Err(Error::NotHaproxy { address: address(), said: shown(&said) });
+                }
             }
         }
     }
@@ -171,6 +170,33 @@ impl fmt::Debug for Connection {
     }
 }
 
+/// What a peer has said of its prompt.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// Nothing but what may come before a prompt's end.
+    Start,
+    Prompt(String),
+    /// What no prompt begins with.
+    Other,
+}
+
+pub(super) fn heard(said: &[u8]) -> Heard {
+    let text = String::from_utf8_lossy(said);
+    let line = text.trim_start_matches('\n');
+    if line.len() > MAX_PROMPT || line.contains('\n') || said.len() > MAX_GREETING {
+        Heard::Other
+    } else if line.ends_with("> ") {
+        Heard::Prompt(line.to_owned())
+    } else {
+        Heard::Start
+    }
+}
+
+/// The beginning of what a peer said.
+fn shown(said: &[u8]) -> String {
+    String::from_utf8_lossy(said).trim_start_matches('\n').chars().take(MAX_SAID).collect()
+}
+
 /// How many of how many commands the lines before this one carried.
 #[derive(Debug, Clone, Copy)]
 struct Progressed {
@@ -180,13 +206,13 @@ struct Progressed {
 
 /// Commands joined by `;`.
 #[derive(Debug, PartialEq, Eq)]
-struct Line {
+pub(super) struct Line {
     text: String,
     commands: usize,
 }
 
 /// Joins commands to lines that fit HAProxy's buffer.
-fn lines(commands: &[String]) -> Result<Vec<Line>> {
+pub(super) fn lines(commands: &[String]) -> Result<Vec<Line>> {
     let mut lines: Vec<Line> = Vec::new();
     for command in commands {
         check(command)?;
@@ -263,6 +289,8 @@ const WORKER_PROMPT: &str = "> ";
 /// The replies to one line: the state of a hundred thousand servers is 13 MB.
 const MAX_REPLIES: usize = 64 * 1024 * 1024;
 const MAX_PROMPT: usize = 64;
+/// A prompt and the newlines before it.
+const MAX_GREETING: usize = 1024;
 const MAX_SAID: usize = 120;
 const CHUNK: usize = 16 * 1024;
 
@@ -338,6 +366,13 @@ mod tests {
     async fn replies_that_nobody_asked_for_are_an_error() {
         let error = against("\n> |a\n\n> b\n\n> c\n\n> ", true).await;
         assert!(matches!(error, Error::TooManyReplies { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn a_peer_that_sends_newlines_without_end_is_given_up() {
+        assert_eq!(heard(b"\n\n15900> "), Heard::Prompt("15900> ".into()));
+        assert_eq!(heard(&[b'\n'; MAX_GREETING]), Heard::Start);
+        assert_eq!(heard(&[b'\n'; MAX_GREETING + 1]), Heard::Other);
     }
 
     #[test]

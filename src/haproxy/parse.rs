@@ -49,7 +49,7 @@ pub(super) fn servers(reply: &str) -> Result<Rows, ParseError> {
     let columns = StateColumns::read(lines.next())?;
     let mut rows = Rows { proxy: None, servers: Vec::new() };
     for (line, text) in lines {
-        let row = Row { line, text, fields: text.split(' ').collect() };
+        let row = Row::read(line, text, ' ', columns.count)?;
         rows.proxy.get_or_insert(row.number(columns.proxy, "be_id")?);
         rows.servers.push(columns.server(&row)?);
     }
@@ -67,7 +67,7 @@ pub(super) fn sessions(reply: &str) -> Result<HashMap<(String, String), u64>, Pa
     let (proxy, server, current, queued) = (at("pxname")?, at("svname")?, at("scur")?, at("qcur")?);
     let mut sessions = HashMap::new();
     for (line, text) in lines {
-        let row = Row { line, text, fields: text.split(',').collect() };
+        let row = Row::read(line, text, ',', names.len())?;
         let name =
             (row.field(proxy, "pxname")?.to_owned(), row.field(server, "svname")?.to_owned());
         let current: u64 = row.number(current, "scur")?;
@@ -79,6 +79,7 @@ pub(super) fn sessions(reply: &str) -> Result<HashMap<(String, String), u64>, Pa
 
 /// Where `show servers state` has what we read.
 struct StateColumns {
+    count: usize,
     proxy: usize,
     id: usize,
     name: usize,
@@ -97,6 +98,7 @@ impl StateColumns {
         let names: Vec<&str> = header.1.split(' ').collect();
         let at = |name| column(header, &names, name);
         Ok(Self {
+            count: names.len(),
             proxy: at("be_id")?,
             id: at("srv_id")?,
             name: at("srv_name")?,
@@ -138,6 +140,16 @@ struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
+    /// A line with less than its table has columns was cut, so that its last field may be half one.
+    fn read(line: usize, text: &'a str, by: char, columns: usize) -> Result<Self, ParseError> {
+        let fields: Vec<&str> = text.split(by).collect();
+        if fields.len() < columns {
+            let problem = format!("it has {} of {columns} columns", fields.len());
+            return Err(error(line, text, problem));
+        }
+        Ok(Self { line, text, fields })
+    }
+
     fn field(&self, column: usize, name: &str) -> Result<&'a str, ParseError> {
         let missing = || error(self.line, self.text, format!("it has no {name}"));
         self.fields.get(column).copied().ok_or_else(missing)
@@ -242,9 +254,13 @@ mod tests {
             ("1".to_owned(), 2, "column names"),
             ("1\nbe_id be_name".to_owned(), 2, "column names"),
             ("1\n# be_id be_name".to_owned(), 2, "no column srv_id"),
-            (table("3 web 1 s1"), 3, "no srv_check_state"),
-            (table("x web 1 s1 127.0.0.1 0 5 1 1 1 1 0 0 14 0 0 0 - 80"), 3, "be_id is \"x\""),
-            (table("3 web 1 s1 127.0.0.1 0 5 1 1 1 1 0 0 14 0 0 0 - 65536"), 3, "65536"),
+            (table("3 web 1 s1"), 3, "4 of 25 columns"),
+            (table("x web 1 s1 127.0.0.1 0 5 1 1 1 1 0 0 14 0 0 0 - 80 - 0 0 - - 0"), 3, "\"x\""),
+            (
+                table("3 web 1 s1 127.0.0.1 0 5 1 1 1 1 0 0 14 0 0 0 - 65536 - 0 0 - - 0"),
+                3,
+                "65536",
+            ),
         ] {
             let error = servers(&text).unwrap_err();
             assert_eq!(error.line, line, "{text:?}: {error}");
@@ -274,6 +290,14 @@ mod tests {
         let sessions = sessions(text).unwrap();
         let of = |server: &str| sessions[&("web".to_owned(), server.to_owned())];
         assert_eq!((of("s1"), of("s2")), (5, 0));
+    }
+
+    #[test]
+    fn a_line_that_was_cut_is_not_read() {
+        let cut = table("3 web 1 s1 127.0.0.1 2 4 1 1 1 1 0 0 14 0 0 0 - 8");
+        assert!(servers(&cut).unwrap_err().problem.contains("19 of 25 columns"));
+        let cut = "# pxname,svname,qcur,qmax,scur,smax,slim,\nweb,s1,0,0,1";
+        assert!(sessions(cut).unwrap_err().problem.contains("5 of 8 columns"));
     }
 
     proptest! {

@@ -118,7 +118,8 @@ impl RejectionKind {
 /// successes, so that its severities tell nothing.
 pub(super) fn classify(command: &Command, reply: &str) -> CommandResult {
     let reply = reply.trim();
-    if is_success(command, reply) {
+    let known = RejectionKind::of(reply);
+    if known.is_none() && is_success(command, reply) {
         return Ok(());
     }
     let fallback = match command {
@@ -126,7 +127,7 @@ pub(super) fn classify(command: &Command, reply: &str) -> CommandResult {
         Command::AddServer { .. } if !reply.is_empty() => RejectionKind::InvalidOptions,
         _ => RejectionKind::Unknown,
     };
-    let kind = RejectionKind::of(reply)
+    let kind = known
         .or_else(|| id_is_taken(reply).then_some(RejectionKind::AlreadyExists))
         .unwrap_or(fallback);
     Err(Box::new(Rejection { command: command.clone(), reply: shorten(reply), kind }))
@@ -136,7 +137,7 @@ fn is_success(command: &Command, reply: &str) -> bool {
     match command {
         Command::SetAddress { .. } => ADDRESS_SET.iter().any(|prefix| reply.starts_with(prefix)),
         // Warnings of the configuration parser may come before the last line.
-        Command::AddServer { .. } => reply.lines().any(|line| line == "New server registered."),
+        Command::AddServer { .. } => reply.lines().next_back() == Some("New server registered."),
         Command::DelServer { .. } => reply == "Server deleted.",
         Command::SetWeight { .. }
         | Command::SetState { .. }
@@ -313,6 +314,14 @@ mod tests {
         }
         for command in [address(), add(), del()] {
             assert_eq!(kind(&command, ""), Some(RejectionKind::Unknown), "{command}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_one_whatever_follows_it() {
+        for reply in ["No such backend.\nNew server registered.", "New server registered.\nFailed."]
+        {
+            assert!(kind(&add(), reply).is_some(), "{reply:?} was taken for a success");
         }
     }
 
