@@ -52,7 +52,8 @@ impl FromStr for Weight {
     type Err = WeightError;
 
     fn from_str(text: &str) -> Result<Self, WeightError> {
-        let value = text.parse().map_err(|_| WeightError(format!("{text:?}")))?;
+        let shown = || text.chars().take(20).collect::<String>();
+        let value = text.parse().map_err(|_| WeightError(format!("{:?}", shown())))?;
         Self::new(value)
     }
 }
@@ -60,5 +61,19 @@ impl FromStr for Weight {
 impl fmt::Display for Weight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_weight_is_said_in_short() {
+        let error = "9".repeat(1000).parse::<Weight>().unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!("weight {:?} is not a whole number from 0 to 256", "9".repeat(20))
+        );
     }
 }

@@ -64,8 +64,10 @@ pub(super) fn encode(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if matches!(c, '%' | '?' | '&' | '@' | ':' | '#' | ' ') || c.is_control() {
-            // The reserved characters are all ASCII; writing to a String cannot fail.
-            _ = write!(out, "%{:02X}", u32::from(c));
+            for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+                // Writing to a String cannot fail.
+                _ = write!(out, "%{byte:02X}");
+            }
         } else {
             out.push(c);
         }
@@ -80,9 +82,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_encoded_decodes_to_itself(text in "[\\x20-\\x7e\u{e4}\u{1f600}]*") {
+        fn what_is_encoded_decodes_to_itself(text in any::<String>()) {
             prop_assert_eq!(decode(&encode(&text)).unwrap(), text);
         }
+    }
+
+    #[test]
+    fn a_control_character_of_two_bytes_is_two_escapes() {
+        assert_eq!(encode("a\u{85}b"), "a%C2%85b");
     }
 
     #[test]
