@@ -97,7 +97,7 @@ impl Snapshot {
         let mut reading = Reading::default();
         for entry in entries {
             if let Err(problem) = reading.take(entry) {
-                reading.unreadable.insert(entry.key.to_string(), problem);
+                reading.unreadable.insert(text::lines(entry.key.as_str()), problem);
             }
         }
         let Reading { tables, reports, leaders, unreadable } = reading;
@@ -121,7 +121,7 @@ impl Reading {
             self.reports.push(entry.json()?);
         } else if let Some(name) = keys::elections().strip(&entry.key) {
             let LeaderRecord { id, since } = LeaderRecord::from_value(&entry.value);
-            let (election, token) = (name.to_owned(), entry.created);
+            let (election, token) = (text::lines(name), entry.created);
             self.leaders.push(LeaderView { election, leader: id, token, since });
         }
         Ok(())
@@ -335,15 +335,17 @@ mod tests {
         let leader = serde_json::json!({ "id": "\u{9b}31m" });
         let entries = [
             entry("haproxies/lb-1", hostile, 1),
-            entry("elections/discover-web", leader, 1),
+            entry("elections/discover-web", &leader, 1),
+            entry("elections/\u{202e}bew", &leader, 1),
+            entry("backends/\u{2066}web/spec", 1, 1),
             entry("backends/web/slots/00001", slot("\u{1b}[2J\nready"), 1),
         ];
         let snapshot = Snapshot::of(&entries, at(0));
-        assert_eq!(snapshot.unreadable.len(), 1);
+        assert_eq!(snapshot.unreadable.len(), 2);
         let shown = crate::overview::render(&snapshot);
         let plain = anstream::adapter::strip_str(&shown).to_string();
         assert!(plain.contains("\\u{1b}[2J\\nready"), "{plain}");
-        assert!(!plain.contains(|c: char| c.is_control() && c != '\n'), "{plain:?}");
+        assert_eq!(text::lines(&plain), plain);
         assert!(!plain.lines().any(|line| line.starts_with("backend web: converged")), "{plain}");
         assert_eq!(snapshot.haproxies[0].draining_sessions, u64::MAX);
     }

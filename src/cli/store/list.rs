@@ -4,6 +4,7 @@ use super::line::{Shown, preview};
 use crate::error::CommandResult;
 use crate::output::{self, OutputFormat};
 use crate::store::{Entry, Listing, Prefix, SharedStore};
+use crate::text::lines;
 
 /// List the keys under a prefix, in order
 #[derive(Debug, clap::Args)]
@@ -47,7 +48,7 @@ fn table(listing: &Listing) -> String {
     for Entry { key, value, created: _, modified, lease } in &listing.entries {
         let lease = lease.map_or_else(|| "-".to_owned(), |lease| lease.to_string());
         let (revision, bytes) = (modified.to_string(), value.len().to_string());
-        table.add_row([key.to_string(), revision, lease, bytes, preview(value)]);
+        table.add_row([lines(key.as_str()), revision, lease, bytes, preview(value)]);
     }
     output::render(&table)
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::store::{Entry, Guard, Key, MAX_TXN_BYTES, MAX_TXN_LEN, Txn};
+use crate::text::lines;
 
 /// What an import does to one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +37,7 @@ impl Step {
             Self::Create { .. } => "create",
             Self::Replace { .. } => "replace",
         };
-        format!("{verb} {} ({})", self.key(), super::bytes(self.value().len()))
+        format!("{verb} {} ({})", lines(self.key().as_str()), super::bytes(self.value().len()))
     }
 }
 

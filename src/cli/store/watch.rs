@@ -8,6 +8,7 @@ use super::line::{Shown, preview};
 use crate::error::CommandResult;
 use crate::output::{self, OutputFormat};
 use crate::store::{Change, Entry, Prefix, SharedStore, WatchEvent};
+use crate::text;
 
 /// How soon the end of whoever reads is noticed while nothing happens.
 const READER_CHECK: Duration = Duration::from_millis(500);
@@ -85,16 +86,19 @@ fn lines(event: &WatchEvent) -> String {
         WatchEvent::Changed(changes) => changes.iter().for_each(|change| match change {
             Change::Put(entry) => text.push_str(&put(entry)),
             Change::Delete { key, revision } => {
-                _ = writeln!(text, "delete       {revision:>8}  {key}");
+                _ = writeln!(text, "delete       {revision:>8}  {}", text::lines(key.as_str()));
             }
         }),
-        WatchEvent::Interrupted(error) => _ = writeln!(text, "interrupted            {error}"),
+        WatchEvent::Interrupted(error) => {
+            _ = writeln!(text, "interrupted            {}", text::one_line(&error.to_string()));
+        }
     }
     text
 }
 
 fn put(entry: &Entry) -> String {
-    format!("put          {:>8}  {}  {}\n", entry.modified, entry.key, preview(&entry.value))
+    let (key, value) = (text::lines(entry.key.as_str()), preview(&entry.value));
+    format!("put          {:>8}  {key}  {value}\n", entry.modified)
 }
 
 fn json_lines(event: &WatchEvent) -> CommandResult<String> {
