@@ -6,7 +6,8 @@ SHELL := /bin/bash
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin
 CARGO ?= cargo
 ARGS ?=
-SCRIPTS := .ci/run deploy/bootstrap.sh deploy/haproxy-versions.sh
+FUZZ_SECONDS ?= 30
+SCRIPTS := .ci/run deploy/bootstrap.sh deploy/haproxy-versions.sh fuzz/run.sh
 
 .PHONY: help
 help: ## Show this list
@@ -24,6 +25,10 @@ test: bootstrap-test ## Run every test, those on real servers too; ARGS picks so
 .PHONY: soak
 soak: bootstrap-test ## Run the tests with far more rounds; ARGS picks some by name
 	LBCTL_TEST_REQUIRE=1 LBCTL_TEST_SOAK=1 $(CARGO) test --locked --test it -- $(ARGS)
+
+.PHONY: fuzz
+fuzz: bootstrap-fuzz ## Fuzz every parser, each FUZZ_SECONDS long; ARGS picks some by name
+	fuzz/run.sh $(FUZZ_SECONDS) $(ARGS)
 
 .PHONY: check
 check: bootstrap-test ## Check format, lints, documentation, scripts and dependencies
@@ -45,6 +50,6 @@ build: bootstrap-build ## Build target/debug/lbctl
 release: bootstrap-build ## Build target/release/lbctl
 	$(CARGO) build --locked --release
 
-.PHONY: bootstrap-build bootstrap-demo bootstrap-test
-bootstrap-build bootstrap-demo bootstrap-test: bootstrap-%:
+.PHONY: bootstrap-build bootstrap-demo bootstrap-fuzz bootstrap-test
+bootstrap-build bootstrap-demo bootstrap-fuzz bootstrap-test: bootstrap-%:
 	@deploy/bootstrap.sh $*

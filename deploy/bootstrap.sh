@@ -11,10 +11,10 @@ readonly SERVICES=(haproxy etcd)
 
 usage() {
     cat <<'TEXT'
-Usage: deploy/bootstrap.sh [build|demo|test]
+Usage: deploy/bootstrap.sh [build|demo|fuzz|test]
 
 Installs the Debian packages that are missing for building lbctl (build), for `make demo` (demo,
-the default) or for `make test` (test). It says what it will run, asks for sudo only if it is not
+the default), for `make fuzz` (fuzz) or for `make test` (test). It says what it will run, asks for sudo only if it is not
 root, and starts no service. On other systems it lists what to install.
 
 Exit codes: 0 all there, 1 an installation failed, 2 usage, 3 something is missing that it cannot
@@ -27,7 +27,7 @@ main() {
     PATH="$PATH:/usr/sbin:/usr/local/sbin:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin"
     local goal=${1:-demo}
     case $goal in
-    build | demo | test) require "$goal" ;;
+    build | demo | fuzz | test) require "$goal" ;;
     as-root)
         shift
         install_as_root "$@"
@@ -66,7 +66,10 @@ protoc                              protobuf-compiler
 descriptor.proto                    libprotobuf-dev
 /etc/ssl/certs/ca-certificates.crt  ca-certificates
 TEXT
-    if [[ $1 != build ]]; then
+    if [[ $1 == fuzz ]]; then
+        echo 'c++ g++'
+    fi
+    if [[ $1 == demo || $1 == test ]]; then
         cat <<'TEXT'
 haproxy                             haproxy
 nc                                  netcat-openbsd
@@ -127,6 +130,7 @@ purpose() {
     case $1 in
     build) echo build ;;
     demo) echo "run the demo" ;;
+    fuzz) echo "build the fuzz targets" ;;
     test) echo "run the tests" ;;
     esac
 }

@@ -3,7 +3,7 @@
 mod completions;
 mod config;
 mod man;
-mod store;
+pub(crate) mod store;
 
 use std::io::Write as _;
 use std::process::ExitCode;

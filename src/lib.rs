@@ -10,6 +10,9 @@ pub mod demo;
 pub mod discover;
 pub mod election;
 pub mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod haproxy;
 pub mod model;
 pub mod output;

@@ -3,6 +3,8 @@
 mod apply;
 mod backend;
 mod driver;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod output;
 pub mod plan;
 mod report;

@@ -6,6 +6,8 @@ mod command;
 mod connection;
 mod error;
 mod framing;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod observe;
 mod observed;
 mod parse;

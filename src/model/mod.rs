@@ -5,6 +5,8 @@
 //! a path.
 
 mod address;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod key;
 pub mod keys;
 mod name;

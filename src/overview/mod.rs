@@ -1,6 +1,8 @@
 //! The whole store as one picture for people and programs: what `status` shows and `demo` plays in.
 
 mod follow;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod show;
 mod snapshot;
 

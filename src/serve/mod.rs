@@ -5,6 +5,8 @@ mod clients;
 mod cluster;
 mod connection;
 mod driver;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod protocol;
 mod proxy;
 mod server;

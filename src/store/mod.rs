@@ -13,6 +13,8 @@
 mod error;
 mod etcd;
 mod faulty;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod instrumented;
 mod memory;
 mod settings;

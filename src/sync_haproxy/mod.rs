@@ -7,6 +7,8 @@ mod desired;
 mod driver;
 mod dump;
 mod feed;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod metrics;
 mod names;
 mod once;

@@ -13,6 +13,7 @@ const FLOORS: &[&[&str]] = &[
     &["registry", "overview"],
     &["demo", "discover", "register", "serve", "status", "sync_haproxy"],
     &["cli"],
+    &["fuzzing"],
 ];
 
 #[test]

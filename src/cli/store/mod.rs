@@ -2,6 +2,8 @@
 
 mod delete;
 mod export;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod get;
 mod import;
 mod input;

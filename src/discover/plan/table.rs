@@ -78,7 +78,7 @@ impl Table {
 }
 
 impl Content {
-    fn read(value: &[u8]) -> Self {
+    pub(in crate::discover) fn read(value: &[u8]) -> Self {
         /// The part of a record that names its server.
         #[derive(Deserialize)]
         struct Rest {

@@ -2,6 +2,8 @@
 
 mod dns;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod registry;
 
 use std::fmt;

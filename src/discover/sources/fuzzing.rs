@@ -1,0 +1,43 @@
+//! What a file may hold.
+
+use super::file::Format;
+use crate::haproxy::ServerRef;
+use crate::haproxy::fuzzing::commands;
+use crate::model::{Endpoint, Key, Weight, keys};
+
+/// What is accepted can be sent to HAProxy and be a part of a key, is said the same in every
+/// format, and is an empty list only where somebody wrote one.
+pub fn endpoint_list(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let read = [Format::Toml, Format::Json, Format::Yaml].map(|format| match format.parse(text) {
+        Ok(endpoints) => {
+            check(text, &endpoints);
+            Some(endpoints)
+        }
+        Err(problem) => {
+            // YAML has lines that end with a carriage return alone.
+            let lines = 1 + text.matches(['\n', '\r']).count();
+            assert!(problem.line.is_none_or(|line| (1..=1 + lines).contains(&line)), "{problem:?}");
+            None
+        }
+    });
+    // YAML holds JSON, or nearly so: what both read must be the same.
+    if let [_, Some(json), Some(yaml)] = read {
+        assert_eq!(json, yaml);
+    }
+}
+
+fn check(text: &str, endpoints: &[Endpoint]) {
+    assert!(!endpoints.is_empty() || text.contains('['), "an empty list was made of {text:?}");
+    let (Ok(backend), Ok(server)) = ("web".parse(), "srv1".parse()) else { return };
+    let server = ServerRef { backend, server };
+    for endpoint in endpoints {
+        commands(&server, endpoint.address, endpoint.weight.unwrap_or(Weight::ZERO));
+        let key = keys::registration(&server.backend, &endpoint.id);
+        assert_eq!(key.as_str().parse::<Key>().as_ref(), Ok(&key));
+    }
+    let Ok(json) = serde_json::to_string(endpoints) else { return };
+    for format in [Format::Json, Format::Yaml] {
+        assert_eq!(format.parse(&json).as_deref(), Ok(endpoints), "{format:?}: {json}");
+    }
+}
