@@ -70,10 +70,15 @@ fn parse_json<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
     })
 }
 
+/// More than a file of the greatest length can have. The reader's own limit is 50,000 tables; those
+/// that it has for aliases, which make much of little, stay.
+const MAX_NODES: usize = 8 << 20;
+
 fn parse_yaml<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
-    // The length of the file is the bound; 100,000 endpoints with all their fields are in it.
-    let budget = serde_saphyr::budget! { max_nodes: 4_000_000, max_events: 8_000_000 };
-    let options = serde_saphyr::options! { with_snippet: false, budget: budget };
+    let options = serde_saphyr::options! {
+        with_snippet: false,
+        budget: serde_saphyr::budget! { max_nodes: MAX_NODES, max_events: 2 * MAX_NODES },
+    };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let line = error.location().and_then(|location| usize::try_from(location.line()).ok());
         // One without a place is about the document as a whole.
@@ -236,6 +241,30 @@ mod tests {
                 assert!(format.parse(text).unwrap_err().message.contains("empty"));
             }
         }
+    }
+
+    #[test]
+    fn a_list_longer_than_any_table_is_read_in_every_format() {
+        let servers = "{\"address\": \"10.0.0.1:80\", \"id\": \"a\"},".repeat(60_000);
+        let json = format!("[{}]", servers.trim_end_matches(','));
+        for format in [Format::Json, Format::Yaml] {
+            assert_eq!(format.parse(&json).unwrap().len(), 60_000, "{format:?}");
+        }
+    }
+
+    #[test]
+    fn a_little_text_that_stands_for_much_is_refused() {
+        let doubled = |n| format!("- &a{} [*a{n}, *a{n}, *a{n}, *a{n}]\n", n + 1);
+        let laughs: String = (0..30).map(doubled).collect();
+        assert!(Format::Yaml.parse(&format!("- &a0 10.0.0.1:80\n{laughs}")).is_err());
+        let aliases = "- *a\n".repeat(10_000);
+        assert!(Format::Yaml.parse(&format!("- &a 10.0.0.1:80\n{aliases}")).is_err());
+    }
+
+    #[test]
+    fn a_second_document_is_not_left_out_in_silence() {
+        let text = "- 10.0.0.1:80\n---\n- 10.0.0.2:80\n";
+        assert!(Format::Yaml.parse(text).is_err());
     }
 
     #[test]
