@@ -80,7 +80,9 @@ fn cut_lines(text: &str, by: char) -> impl Iterator<Item = &str> {
     let last = text.rsplit('\n').next().unwrap_or_default();
     let is_whole = columns == fields(last) && !last.starts_with("# ");
     let line = if is_whole { last } else { "" };
-    line.match_indices(by).map(move |(at, _)| &text[..text.len() - line.len() + at])
+    line.match_indices(by)
+        .filter(|(at, _)| *at > 0)
+        .map(move |(at, _)| &text[..text.len() - line.len() + at])
 }
 
 fn observed(address: &SocketAddress, backends: &[BackendName], replies: &[String]) {

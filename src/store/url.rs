@@ -115,7 +115,10 @@ impl fmt::Display for StoreUrl {
 impl fmt::Display for SqliteUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { path, prefix } = self;
-        write!(f, "sqlite:{}", path.display())?;
+        let path = path.display().to_string();
+        // One that begins with two slashes would lose them.
+        let slashes = if path.starts_with("//") { "//" } else { "" };
+        write!(f, "sqlite:{slashes}{path}")?;
         if prefix.as_str() != DEFAULT_PREFIX {
             write!(f, "?prefix=/{}", encode(prefix.as_str()))?;
         }
@@ -277,6 +280,7 @@ mod tests {
             "memory:",
             "sqlite:/var/lib/lbctl/lbctl.db",
             "sqlite:a b.db?prefix=/x/y",
+            "sqlite:////x.db",
             "etcd://h1:2379,h2:2380/lbctl",
             "etcds://me@[::1]:2379/p?ca=/a&cert=/c&key=/k&password-file=/p",
         ] {
