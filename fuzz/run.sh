@@ -77,11 +77,10 @@ program_of() {
 report() {
     local target input
     for target in "$@"; do
-        say "$target failed; its whole output is in fuzz/target/$target.log, its input in:"
+        say "$target failed; its whole output is in fuzz/target/$target.log; to run its input again:"
         for input in "artifacts/$target"/*; do
-            say "  fuzz/$input"
+            say "  cargo fuzz run --sanitizer $SANITIZER $target fuzz/$input"
         done
-        say "to run it again: cargo fuzz run --sanitizer $SANITIZER $target $target's input"
     done
     say "once it is mended, keep the input in fuzz/corpus, where the usual tests run it"
 }
