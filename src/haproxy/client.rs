@@ -1,9 +1,9 @@
 use std::time::Duration;
 
 use super::connection::Connection;
-use super::observe;
 use super::reply::{CommandResult, classify};
 use super::{Command, Observed, ProcessInfo, Result, SocketAddress};
+use super::{observe, old_workers};
 use crate::model::BackendName;
 
 /// How long each step of a conversation may take.
@@ -42,7 +42,7 @@ impl Client {
     pub async fn session(&self) -> Result<Session> {
         let mut connection = Connection::open(&self.address, self.timeouts).await?;
         let process = connection.process().await?;
-        Ok(Session { connection, process })
+        Ok(Session { connection, process, timeouts: self.timeouts })
     }
 }
 
@@ -51,6 +51,7 @@ impl Client {
 pub struct Session {
     connection: Connection,
     process: ProcessInfo,
+    timeouts: Timeouts,
 }
 
 impl Session {
@@ -60,7 +61,7 @@ impl Session {
     }
 
     /// Reads the process and the servers of `backends`. `with_sessions` also counts each server's
-    /// live sessions: current ones and queued ones.
+    /// live sessions: current ones and queued ones, through a master also those on old workers.
     ///
     /// A `set server addr` just sent may not show yet (see [`super::ADDRESS_SETTLES`]).
     pub async fn observe(
@@ -68,12 +69,10 @@ impl Session {
         backends: &[BackendName],
         with_sessions: bool,
     ) -> Result<Observed> {
-        let address = self.connection.address().clone();
-        let replies = self.connection.ask(&observe::state_queries(backends)).await?;
-        let (mut observed, proxies) = observe::read_state(&address, backends, &replies)?;
-        if with_sessions {
-            let replies = self.connection.ask(&observe::session_queries(&proxies)).await?;
-            observe::read_sessions(&address, &mut observed, &proxies, &replies)?;
+        let mut observed = observe::state(&mut self.connection, backends, with_sessions).await?;
+        let address = self.connection.address();
+        if with_sessions && matches!(address, SocketAddress::Master(_)) {
+            old_workers::add_sessions(address, self.timeouts, backends, &mut observed).await?;
         }
         self.process = observed.process.clone();
         Ok(observed)

@@ -25,14 +25,28 @@ impl<T: AsyncRead + AsyncWrite + Send + Sync> Stream for T {}
 impl Connection {
     /// Connects, turns interactive mode on and, on a master, picks its current worker.
     pub async fn open(address: &SocketAddress, timeouts: Timeouts) -> Result<Self> {
+        let mut connection = Self::greeted(address, timeouts).await?;
+        if matches!(address, SocketAddress::Master(_)) {
+            let ProcessInfo { pid, .. } = connection.process_by("@1 show info").await?;
+            connection.pick_worker(pid).await?;
+        }
+        Ok(connection)
+    }
+
+    /// Connects to a master and picks one of its workers, such as one of before a reload.
+    pub async fn open_worker(master: &SocketAddress, timeouts: Timeouts, pid: u32) -> Result<Self> {
+        let mut connection = Self::greeted(master, timeouts).await?;
+        connection.pick_worker(pid).await?;
+        Ok(connection)
+    }
+
+    /// Connects and turns interactive mode on; what is sent to a master is for the master itself.
+    pub async fn greeted(address: &SocketAddress, timeouts: Timeouts) -> Result<Self> {
         let stream = connect(address, timeouts.connect).await?;
         let prompt = WORKER_PROMPT.to_owned();
         let exchange = timeouts.exchange;
         let mut connection = Self { address: address.clone(), stream, exchange, prompt };
         connection.greet().await?;
-        if matches!(address, SocketAddress::Master(_)) {
-            connection.pick_worker().await?;
-        }
         Ok(connection)
     }
 
@@ -115,10 +129,9 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends everything that follows to the current worker alone. The master closes the connection
-    /// when it reloads, and a worker's id never names its successor.
-    async fn pick_worker(&mut self) -> Result<()> {
-        let ProcessInfo { pid, .. } = self.process_by("@1 show info").await?;
+    /// Sends everything that follows to one worker alone. The master closes the connection when it
+    /// reloads, and a worker's id never names its successor.
+    async fn pick_worker(&mut self, pid: u32) -> Result<()> {
         let deadline = Instant::now() + self.exchange;
         self.write(format!("@!{pid}\n").as_bytes(), deadline).await?;
         let prompt = format!("{pid}> ");

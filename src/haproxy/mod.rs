@@ -10,6 +10,7 @@ mod framing;
 pub(crate) mod fuzzing;
 mod observe;
 mod observed;
+mod old_workers;
 mod parse;
 mod reply;
 mod socket;

@@ -1,9 +1,26 @@
+use super::connection::Connection;
 use super::parse::{self, Rows};
 use super::{Error, Observed, ObservedServer, ParseError, RejectionKind, Result, SocketAddress};
 use crate::model::BackendName;
 
+/// Reads the process and the servers of `backends`, with or without their live sessions.
+pub(super) async fn state(
+    connection: &mut Connection,
+    backends: &[BackendName],
+    with_sessions: bool,
+) -> Result<Observed> {
+    let address = connection.address().clone();
+    let replies = connection.ask(&state_queries(backends)).await?;
+    let (mut observed, proxies) = read_state(&address, backends, &replies)?;
+    if with_sessions {
+        let replies = connection.ask(&session_queries(&proxies)).await?;
+        read_sessions(&address, &mut observed, &proxies, &replies)?;
+    }
+    Ok(observed)
+}
+
 /// `show info` and one `show servers state` a backend.
-pub(super) fn state_queries(backends: &[BackendName]) -> Vec<String> {
+fn state_queries(backends: &[BackendName]) -> Vec<String> {
     let servers = backends.iter().map(|backend| format!("show servers state {backend}"));
     std::iter::once("show info".to_owned()).chain(servers).collect()
 }

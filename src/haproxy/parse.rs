@@ -77,6 +77,15 @@ pub(super) fn sessions(reply: &str) -> Result<HashMap<(String, String), u64>, Pa
     Ok(sessions)
 }
 
+/// The workers of before a reload that still run, of a master's `show proc` (management guide,
+/// section 9.4): the lines under `# old workers`, each of which begins with a process id.
+pub(super) fn old_workers(reply: &str) -> Result<Vec<u32>, ParseError> {
+    let lines = numbered(reply).skip_while(|(_, line)| *line != "# old workers").skip(1);
+    let workers = lines.take_while(|(_, line)| !line.starts_with('#'));
+    let pid = |text: &str| text.split_whitespace().next().unwrap_or_default().to_owned();
+    workers.map(|(line, text)| number(line, &pid(text), "the process id")).collect()
+}
+
 /// Where `show servers state` has what we read.
 struct StateColumns {
     count: usize,
@@ -285,6 +294,18 @@ mod tests {
     }
 
     #[test]
+    fn old_workers_are_those_of_their_section_alone() {
+        let head = "#<PID>  <type>  <reloads>  <uptime>\n14867  master  1 [failed: 0]  0d00h00m04s";
+        let (workers, programs) = ("# workers\n15024  worker  0  0d", "# programs\n7  prog  0  0d");
+        let old = "# old workers\n14881           worker          1  0d\n9  worker  2  1d";
+        let read = |parts: &[&str]| old_workers(&parts.join("\n"));
+        assert_eq!(read(&[head, workers, old, programs]), Ok(vec![14881, 9]));
+        assert_eq!(read(&[head, workers, old]), Ok(vec![14881, 9]));
+        assert_eq!(read(&[head, workers, programs]), Ok(vec![]));
+        assert_eq!(read(&[head, workers, "# old workers\nx"]).unwrap_err().line, 6);
+    }
+
+    #[test]
     fn sessions_are_the_current_and_the_queued_ones() {
         let text = "# pxname,svname,qcur,qmax,scur,smax,slim,\nweb,s1,2,9,3,9,,\nweb,s2,0,0,0,0,,";
         let sessions = sessions(text).unwrap();
@@ -308,6 +329,7 @@ mod tests {
             _ = servers(&format!("1\n{text}")).is_ok();
             _ = servers(&table(&text)).is_ok();
             _ = sessions(&text).is_ok();
+            _ = old_workers(&format!("# old workers\n{text}")).is_ok();
             _ = sessions(&format!("# pxname,svname,qcur,scur\n{text}")).is_ok();
         }
 

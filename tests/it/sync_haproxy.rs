@@ -23,6 +23,7 @@ on_every_haproxy! {
     another_server_in_a_slot_takes_its_traffic_over,
     a_server_ramps_step_by_step_with_no_write_to_the_store,
     a_draining_server_keeps_its_sessions_and_gets_no_new_ones,
+    a_drain_waits_for_sessions_that_a_reload_left_on_the_old_worker,
     a_reloaded_or_restarted_haproxy_is_filled_again,
     no_request_reaches_a_server_that_never_passed_a_check,
     hostile_entries_of_the_store_change_nothing_else,
@@ -321,6 +322,34 @@ async fn a_draining_server_keeps_its_sessions_and_gets_no_new_ones(version: Vers
         let left = world.haproxy.servers("app");
         let first = left.iter().find(|server| server.get("srv_name") == "srv1");
         assert!(first.is_none_or(|server| server.state() == "maint"), "{case:?}: {left:?}");
+    }
+}
+
+/// Only the master CLI reaches an old worker.
+async fn a_drain_waits_for_sessions_that_a_reload_left_on_the_old_worker(version: Version) {
+    for case in CASES.into_iter().filter(|case| case.way == Way::Master) {
+        let Some(world) = World::start(version, case, 2).await else { return };
+        let (a, b) = (NamedServer::start("a", "127.0.0.2"), NamedServer::start("b", "127.0.0.3"));
+        world.put(1, "a", a.address(), SlotState::Ready).await;
+        world.served_by(&["a"]);
+        let mut held = Client::connect(world.haproxy.frontend("app")).unwrap();
+        assert_eq!(held.ask().unwrap(), "a");
+        world.put(2, "b", b.address(), SlotState::Ready).await;
+        world.haproxy.reload();
+        world.served_by(&["a", "b"]);
+
+        world.put(1, "a", a.address(), SlotState::Drain).await;
+        world.converged().await;
+        let report = world.reported("the drain", |web| web.sessions.contains_key(&slot(1))).await;
+        assert_eq!(report.backends[&web()].sessions, [(slot(1), 1)].into(), "{case:?}");
+        assert_eq!(held.ask().unwrap(), "a", "{case:?}: the drain cut a session");
+        // Another server in the place of the old one has sessions of its own alone.
+        world.put(1, "c", b.address(), SlotState::Drain).await;
+        world.reported("no session of c", |web| web.sessions.get(&slot(1)) == Some(&0)).await;
+        world.put(1, "a", a.address(), SlotState::Drain).await;
+        world.reported("the session of a", |web| web.sessions.get(&slot(1)) == Some(&1)).await;
+        drop(held);
+        world.reported("no session", |web| web.sessions.get(&slot(1)) == Some(&0)).await;
     }
 }
 
