@@ -33,15 +33,16 @@ pub async fn converge(settings: &Settings, store: &SharedStore) -> CommandResult
     loop {
         let pass = engine.pass(&views, Timestamp::now()).await.map_err(unavailable)?;
         let errors = problems(&pass, &views);
+        // Also where no server needs the place yet: the next one would find it missing.
+        if pass.is_misconfigured() || (pass.is_converged() && pass.lacks_places()) {
+            return Err(CommandError::msg(Kind::Config, errors.join("; ")));
+        }
         if pass.is_converged() {
             for error in errors {
                 tracing::warn!("{error}");
             }
             tracing::info!(commands = pass.applied, "HAProxy is what its tables say");
             return dump(settings, &engine).await;
-        }
-        if pass.is_misconfigured() {
-            return Err(CommandError::msg(Kind::Config, errors.join("; ")));
         }
         if Instant::now() >= deadline {
             let error = match errors.is_empty() {

@@ -7,6 +7,7 @@ use super::desired::{Desired, Wanted};
 use super::feed::Views;
 use super::metrics;
 use super::plan::{self, Action, Learnt, Plan};
+use super::problem::Problem;
 use super::target::Target;
 use crate::haproxy::{
     self, Client, Command, CommandResult, Observed, ObservedServer, ProcessInfo, Rejection,
@@ -89,6 +90,12 @@ impl Pass {
     /// Whether all that is left to do waits for another configuration of HAProxy or of lbctl.
     pub fn is_misconfigured(&self) -> bool {
         !self.is_converged() && self.targets.iter().flatten().all(Look::is_misconfigured)
+    }
+
+    /// Whether HAProxy's configuration has too few places for the tables, be they needed or not.
+    pub fn lacks_places(&self) -> bool {
+        let problems = self.targets.iter().flatten().flat_map(|look| &look.plan.problems);
+        problems.into_iter().any(|problem| !matches!(problem, Problem::StaticWeights { .. }))
     }
 
     /// Every problem, for people.

@@ -30,6 +30,7 @@ on_every_haproxy! {
     servers_may_have_ipv6_addresses,
     a_table_of_many_lines_is_applied_whole,
     each_misconfiguration_is_told_with_the_line_to_change,
+    missing_places_are_told_before_a_server_needs_them,
 }
 
 /// How servers come to be in HAProxy, and the way to it.
@@ -493,11 +494,22 @@ async fn once(
     socket: impl Fn(&Haproxy) -> SocketAddress,
     more: &[&str],
 ) -> Option<Output> {
+    once_with(version, options, socket, more, 2).await
+}
+
+/// The same with a table of two slots of which the first `held` have servers.
+async fn once_with(
+    version: Version,
+    options: Options,
+    socket: impl Fn(&Haproxy) -> SocketAddress,
+    more: &[&str],
+    held: u32,
+) -> Option<Output> {
     let haproxy = Haproxy::start(options.on(version))?;
     let folder = tempfile::tempdir().unwrap();
     let store = open_store(&folder).await;
     put_spec(&store, 2, Ramp::flat(Weight::saturating(50))).await;
-    for number in [1, 2] {
+    for number in 1..=held {
         put_slot(&store, number, &format!("e{number}"), "127.0.0.1:9001", SlotState::Ready).await;
     }
     let mut command = sync_command(&folder, &socket(&haproxy));
@@ -564,5 +576,19 @@ async fn each_misconfiguration_is_told_with_the_line_to_change(version: Version)
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(78), "{line}: {said}");
         assert!(said.contains(line), "{line}: {said}");
+    }
+}
+
+async fn missing_places_are_told_before_a_server_needs_them(version: Version) {
+    for (backend, line) in [("other", "no backend other"), ("app", "server-template s 1-2")] {
+        for held in [0, 1] {
+            let options = Options::new([Backend::new("app", 1)]);
+            let flags = ["--backend", backend];
+            let once = once_with(version, options, Haproxy::unix, &flags, held).await;
+            let Some(output) = once else { return };
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(78), "{line}: {said}");
+            assert!(said.contains(line), "{line}: {said}");
+        }
     }
 }
