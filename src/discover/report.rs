@@ -165,14 +165,11 @@ impl Reporter {
                 gauge!("lbctl_discover_endpoints", &labels).set(answer.endpoints.len() as f64);
                 gauge!("lbctl_discover_source_failing", &labels).set(0.0);
                 self.gates.iter().for_each(|gates| gates.source.open());
-                let mut notes: Vec<String> = answer.notes.iter().take(MAX_NOTES).cloned().collect();
-                if answer.notes.len() > MAX_NOTES {
-                    notes.push(format!("and {} more of that kind", answer.notes.len() - MAX_NOTES));
+                let notes = first(&answer.notes);
+                for note in news(&notes, &self.said.notes) {
+                    tracing::warn!(backend = %self.backend, "{note}");
                 }
-                if self.said.notes != notes {
-                    notes.iter().for_each(|note| tracing::warn!(backend = %self.backend, "{note}"));
-                    self.said.notes = notes;
-                }
+                self.said.notes = notes;
             }
             Err(error) => {
                 self.source.failed(error);
@@ -327,6 +324,20 @@ pub fn describe() {
     describe_counter!("lbctl_discover_actions_total", "Written slot changes by action");
 }
 
+/// The first notes, and that there are others.
+fn first(notes: &[String]) -> Vec<String> {
+    let mut first: Vec<String> = notes.iter().take(MAX_NOTES).cloned().collect();
+    if notes.len() > first.len() {
+        first.push(format!("there are others like these: only {MAX_NOTES} are told"));
+    }
+    first
+}
+
+/// What was not said the last time: one note that stays must not be told again with each change.
+fn news<'a>(notes: &'a [String], said: &[String]) -> impl Iterator<Item = &'a String> {
+    notes.iter().filter(|note| !said.contains(note))
+}
+
 fn names(unplaced: &[Unplaced]) -> String {
     let mut names: Vec<&str> =
         unplaced.iter().take(MAX_UNPLACED).map(|u| u.server.as_str()).collect();
@@ -334,4 +345,21 @@ fn names(unplaced: &[Unplaced]) -> String {
         names.push("…");
     }
     names.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_told_once_and_a_flood_is_cut() {
+        let notes = |n: std::ops::Range<usize>| n.map(|n| format!("{n:02}")).collect::<Vec<_>>();
+        let (few, more) = (first(&notes(1..3)), first(&notes(0..3)));
+        assert_eq!(news(&more, &few).collect::<Vec<_>>(), ["00"]);
+        assert_eq!(news(&few, &few).count(), 0);
+        let flood = first(&notes(0..1000));
+        assert_eq!(flood.len(), MAX_NOTES + 1);
+        assert!(flood[MAX_NOTES].contains("others"), "{flood:?}");
+        assert_eq!(news(&first(&notes(0..1001)), &flood).count(), 0);
+    }
 }

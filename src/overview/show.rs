@@ -7,6 +7,7 @@ use comfy_table::{Cell, Color, Table};
 use super::{BackendView, HaproxyView, SlotView, Snapshot};
 use crate::model::{EndpointId, SlotState, Timestamp};
 use crate::output;
+use crate::text::one_line;
 
 /// How many endpoints without a slot are named.
 const NAMED: usize = 10;
@@ -28,7 +29,8 @@ pub fn render(snapshot: &Snapshot) -> String {
         parts.push(output::render(&table));
     }
     if !unreadable.is_empty() {
-        let lines = unreadable.iter().map(|(key, why)| format!("unreadable {key}: {why}\n"));
+        let lines =
+            unreadable.iter().map(|(key, why)| format!("unreadable {}: {why}\n", one_line(key)));
         parts.push(lines.collect());
     }
     if parts.is_empty() {

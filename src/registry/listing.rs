@@ -1,5 +1,6 @@
 use crate::model::Registration;
 use crate::store::{Entry, Key};
+use crate::text::one_line;
 
 /// A backend's registrations, as far as they can be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -12,7 +13,7 @@ pub struct Registrations {
 
 /// An entry that is no registration, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("registration {key} is ignored: {problem}")]
+#[error("registration {} is ignored: {problem}", one_line(key.as_str()))]
 pub struct Unreadable {
     pub key: Key,
     pub problem: String,
@@ -78,16 +79,19 @@ mod tests {
             entry("c", &value("a")),
             entry("d", &value("d").replace("10.0.0.1:80", "0.0.0.0:80")),
             entry("e", "\u{1}"),
+            Entry { key: "registry/web/\u{202e}f".parse().unwrap(), ..entry("f", "{") },
         ];
         let all = read_all(&entries);
         let ids: Vec<_> = all.registrations.iter().map(|r| r.endpoint.id.as_str()).collect();
         assert_eq!(ids, ["a"]);
         let keys: Vec<_> = all.unreadable.iter().map(|u| u.key.last()).collect();
-        assert_eq!(keys, ["b", "c", "d", "e"]);
+        assert_eq!(keys, ["b", "c", "d", "e", "\u{202e}f"]);
         assert_eq!(
             all.unreadable[1].to_string(),
             r#"registration registry/web/c is ignored: its value has the id "a""#
         );
+        let hostile = all.unreadable[4].to_string();
+        assert!(hostile.contains(r"registry/web/\u{202e}f"), "{hostile}");
     }
 
     #[test]
