@@ -8,7 +8,7 @@ use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
-use crate::error::CommandResult;
+use crate::error::{CommandError, CommandResult};
 
 /// The form of a command's result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -26,7 +26,7 @@ pub fn write(bytes: &[u8]) -> CommandResult<ControlFlow<()>> {
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Ok(()) => Ok(ControlFlow::Continue(())),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(unwritten(error)),
     }
 }
 
@@ -49,9 +49,13 @@ pub async fn reader_is_gone(check: Duration) {
 pub fn print(text: &str) -> CommandResult {
     let mut stdout = anstream::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(unwritten(error)),
         Ok(()) | Err(_) => Ok(()),
     }
+}
+
+fn unwritten(error: std::io::Error) -> CommandError {
+    CommandError::from(error).context("cannot write to stdout")
 }
 
 /// Writes a value as JSON, indented, with a newline.

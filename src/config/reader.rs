@@ -38,6 +38,7 @@ pub struct Reader {
     /// Every list of tables that was asked for.
     known_lists: BTreeSet<String>,
     problems: Vec<(usize, String)>,
+    warnings: BTreeSet<String>,
     effective: Vec<Effective>,
     aside: bool,
 }
@@ -71,6 +72,7 @@ impl Reader {
             known: BTreeSet::new(),
             known_lists: BTreeSet::new(),
             problems: Vec::new(),
+            warnings: BTreeSet::new(),
             effective: Vec::new(),
             aside: false,
         };
@@ -110,15 +112,20 @@ impl Reader {
             Found::Value(value) => Some(value),
             Found::Mistake => None,
             Found::Nothing => {
-                let way = match path.contains('[') {
-                    true => String::new(),
-                    false => format!(": set it in the file, or {}", variable_name(path)),
-                };
-                self.problem(path, format!("{path} is not set{way}"));
+                self.problem(path, format!("{path} is not set{}", self.ways(path)));
                 self.note(path, None, Origin::Default);
                 None
             }
         }
+    }
+
+    /// How to set a setting, as the end of a sentence.
+    fn ways(&self, path: &str) -> String {
+        if path.contains('[') {
+            return String::new();
+        }
+        let flag = self.flags.name(path).map(|flag| format!("give {flag}, "));
+        format!(": {}set it in the file, or {}", flag.unwrap_or_default(), variable_name(path))
     }
 
     /// Where a setting's value came from, once it was read; `None` for a mistake.
@@ -173,14 +180,19 @@ impl Reader {
         self.problem_at(line, &message.to_string());
     }
 
+    /// Notes what is worth a warning; the same from several sections is said once.
+    pub fn warn(&mut self, message: &str) {
+        self.warnings.insert(message.to_owned());
+    }
+
     /// Every mistake at once, unknown keys of the sections that were read among them; or every
     /// setting that was read. Variables that set nothing are only warned of, since a container
     /// platform may have put them there.
     pub fn finish(mut self) -> Result<Vec<Effective>, ConfigError> {
         let unknown = Unknown { known: &self.known, known_lists: &self.known_lists };
         let mistakes = unknown.keys(&self.document.tree);
-        for variable in unknown.variables(self.environment.keys()) {
-            tracing::warn!("{variable}");
+        for warning in unknown.variables(self.environment.keys()).iter().chain(&self.warnings) {
+            tracing::warn!("{warning}");
         }
         for (line, message) in mistakes {
             self.problem_at(line, &message);

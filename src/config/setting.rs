@@ -62,7 +62,9 @@ pub(crate) use from_str_setting;
 pub(crate) fn describe<T>(text: &str, error: &dyn fmt::Display) -> String {
     let wanted = match std::any::type_name::<T>() {
         "bool" => "true or false",
-        "u16" | "u32" | "u64" | "usize" => "a whole number",
+        "u16" => "a whole number from 0 to 65535",
+        "u32" => "a whole number from 0 to 4294967295",
+        "u64" | "usize" => "a whole number of 0 or more",
         name if name.ends_with("SocketAddr") => "an IP:PORT",
         name if name.ends_with("IpAddr") => "an IP address",
         // The project's own types explain themselves.

@@ -6,7 +6,11 @@ use std::path::PathBuf;
 
 /// Settings given on the command line: by path, with the flag's name for messages.
 #[derive(Clone, Default)]
-pub struct Flags(BTreeMap<String, (String, &'static str)>);
+pub struct Flags {
+    given: BTreeMap<String, String>,
+    /// Of the flags that were not given too.
+    names: BTreeMap<String, &'static str>,
+}
 
 impl Flags {
     pub fn new() -> Self {
@@ -16,26 +20,32 @@ impl Flags {
     /// Takes a flag in if it was given.
     #[must_use]
     pub fn set(mut self, path: &str, flag: &'static str, value: Option<impl ToString>) -> Self {
+        self.names.insert(path.to_owned(), flag);
         if let Some(value) = value {
-            self.0.insert(path.to_owned(), (value.to_string(), flag));
+            self.given.insert(path.to_owned(), value.to_string());
         }
         self
     }
 
+    /// The flag that sets a setting, where the command has one.
+    pub(super) fn name(&self, path: &str) -> Option<&'static str> {
+        self.names.get(path).copied()
+    }
+
     /// The text and the flag's name of a setting.
     pub(super) fn get(&self, path: &str) -> Option<(&str, &'static str)> {
-        self.0.get(path).map(|(text, flag)| (text.as_str(), *flag))
+        self.given.get(path).map(String::as_str).zip(self.name(path))
     }
 
     pub(super) fn paths(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+        self.given.keys().map(String::as_str)
     }
 }
 
 /// Without the values: a password may be among them.
 impl fmt::Debug for Flags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+        f.debug_set().entries(self.given.keys()).finish()
     }
 }
 

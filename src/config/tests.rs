@@ -142,6 +142,29 @@ listen = 9000
 }
 
 #[test]
+fn what_is_missing_names_every_way_to_set_it() {
+    let flags = Flags::new().set("serve.id", "--id", None::<String>);
+    let case = Case { flags, ..Case::file("") };
+    assert_eq!(
+        mistakes(case, |reader| reader.require::<String>("serve.id")),
+        ["serve.id is not set: give --id, set it in the file, or LBCTL_SERVE_ID"]
+    );
+}
+
+#[test]
+fn a_number_out_of_range_is_told_the_range() {
+    let found = mistakes(Case::file("[serve]\nport = 99999\nclients = -1"), |reader| {
+        reader.get("serve.port", 5151_u16);
+        reader.get("serve.clients", 5_usize);
+    });
+    let expected = [
+        "lbctl.toml:2: serve.port: \"99999\" is not a whole number from 0 to 65535",
+        "lbctl.toml:3: serve.clients: \"-1\" is not a whole number of 0 or more",
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
 fn a_mistake_in_a_weaker_source_is_a_mistake_too() {
     let case =
         Case::file("[discover]\ninterval = true\n").flag("discover.interval", "--interval", "3s");

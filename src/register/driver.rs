@@ -103,6 +103,7 @@ async fn leave(registrar: Option<Arc<Registrar>>, deadline: Duration) {
     let Some(registrar) = registrar else {
         return;
     };
+    tracing::info!(?deadline, "leaving once no session is left; a second signal ends the wait");
     match registrar.leave(Until::NoSessions, deadline).await {
         Left::Drained { .. } => tracing::info!("drained"),
         Left::TimedOut(what) => {

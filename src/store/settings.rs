@@ -20,9 +20,9 @@ impl StoreSettings {
         // Without a URL the reader has its problem and this value is never used.
         let mut url = given.unwrap_or(StoreUrl::Memory);
         if url.has_password() && matches!(reader.origin("store.url"), Some(Origin::Flag(_))) {
-            tracing::warn!(
+            reader.warn(
                 "every user of this host can read the password in --store (ps): put it into \
-                 LBCTL_STORE_PASSWORD, or name a file with password-file="
+                 LBCTL_STORE_PASSWORD, or name a file with password-file=",
             );
         }
         if let Some(password) = password {

@@ -188,6 +188,27 @@ fn config_show_says_where_a_value_came_from_and_masks_secrets() {
 }
 
 #[test]
+fn a_password_on_the_command_line_is_warned_of_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = empty_file(folder.path());
+    let output = run(&["--config", &file, "--store", "etcd://me:hunter2@h/x", "config", "show"]);
+    let said = stderr(&output);
+    assert_eq!(said.matches("the password in --store").count(), 1, "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[test]
+fn a_full_disk_behind_stdout_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = empty_file(folder.path());
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut show = command(&["--config", &file, "config", "show"]);
+    let output = show.stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("cannot write to stdout"), "{}", stderr(&output));
+}
+
+#[test]
 fn a_misspelt_variable_is_warned_of_as_the_log_settings_say() {
     let folder = tempfile::tempdir().unwrap();
     let file = written(folder.path(), "[log]\nformat = \"json\"\n").display().to_string();
