@@ -21,6 +21,8 @@ pub fn init_logs(format: LogFormat, level: LogLevel) {
         .with_env_filter(by_hand.unwrap_or_else(|| filter(level)))
         .with_span_events(FmtSpan::NONE)
         .with_target(false)
+        // Said on stderr too, which panics where nobody reads it any more.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     let (started, set_level) = match format {
         LogFormat::Text => {

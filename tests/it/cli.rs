@@ -208,6 +208,21 @@ fn a_full_disk_behind_stdout_is_named() {
     assert!(stderr(&output).contains("cannot write to stdout"), "{}", stderr(&output));
 }
 
+/// As when the program that collects the logs is started again.
+#[test]
+fn nobody_who_reads_the_logs_is_no_reason_to_die() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = empty_file(folder.path());
+    let store = format!("sqlite:{}", folder.path().join("store.db").display());
+    let register = ["--config", &file, "--store", &store, "register", "web", "127.0.0.1:1"];
+    let mut register = command(&register);
+    register.args(["--", "/no/such/program"]).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = register.spawn().unwrap();
+    drop(child.stderr.take());
+    // That of the program, although what is wrong with it could not be logged.
+    assert_eq!(child.wait().unwrap().code(), Some(127));
+}
+
 #[test]
 fn a_misspelt_variable_is_warned_of_as_the_log_settings_say() {
     let folder = tempfile::tempdir().unwrap();
