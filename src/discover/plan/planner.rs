@@ -108,13 +108,16 @@ impl<'a> Planner<'a> {
                 let wanted = answer.endpoints.get(&record.endpoint.id);
                 let moved = wanted.is_some_and(|e| e.address != record.endpoint.address);
                 let unknown = !answer.knows(&record.endpoint.id);
-                let rank = (unknown, moved, !self.in_range(number), record.started, number);
+                // A damaged one may have left already: nobody knows.
+                let repaired = self.slots.get(&number).is_some_and(|slot| slot.changed.is_some());
+                let place = (!self.in_range(number), record.started, number);
+                let rank = (unknown, moved, repaired, place);
                 (rank, record.endpoint.id.clone(), record.endpoint.address)
             })
             .collect();
         ready.sort();
         let (mut ids, mut addresses) = (BTreeSet::new(), BTreeSet::new());
-        for ((.., number), id, address) in ready {
+        for ((.., (.., number)), id, address) in ready {
             // Both are noted even where the first is a double already.
             if !ids.insert(id) | !addresses.insert(address) {
                 self.enter(number, SlotState::Drain, ActionKind::Drain);

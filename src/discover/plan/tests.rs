@@ -398,6 +398,23 @@ fn a_time_far_in_the_future_does_not_hold_a_slot_for_ever() {
     assert_eq!(bench.shows(), ["2 ready b"]);
 }
 
+#[test]
+fn a_damaged_slot_takes_no_other_s_place_for_its_address() {
+    let mut bench = Bench::new(2);
+    bench.sees(&["a@1", "b@2"]);
+    bench.happens(&Event::Damage(1, Damage::WithoutState));
+    // The sound one has moved to the address that the damaged one had.
+    let mut moved = bench.table.slots[&number(2)].clone();
+    if let Content::Sound(record) = &mut moved.content {
+        record.endpoint.address = endpoint("a@1").address;
+    }
+    bench.table.slots.insert(number(2), moved);
+    let before = bench.table.clone();
+    let plan = bench.sees(&[]);
+    bench.check(&before, &plan);
+    assert_eq!(bench.table.ready(), ["b".parse().unwrap()].into());
+}
+
 /// What may happen to a backend.
 #[derive(Debug, Clone)]
 enum Event {
