@@ -59,6 +59,7 @@ struct Driver<'a> {
     dumping: Health,
     backoff: Backoff,
     schedule: Schedule,
+    dumps: Dumps,
 }
 
 struct Gates {
@@ -74,7 +75,6 @@ struct Schedule {
     probe: Instant,
     /// HAProxy does not answer: nothing but time brings the next try.
     backing_off: bool,
-    dumped: Option<Instant>,
 }
 
 enum Wake {
@@ -108,7 +108,8 @@ impl<'a> Driver<'a> {
             convergence: Health::new("keeping HAProxy equal to its tables"),
             dumping: Health::new("writing the server state file"),
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(1)),
-            schedule: Schedule { full: now, probe: now, backing_off: false, dumped: None },
+            schedule: Schedule { full: now, probe: now, backing_off: false },
+            dumps: Dumps::default(),
         }
     }
 
@@ -168,7 +169,7 @@ impl<'a> Driver<'a> {
         self.schedule.probe = Instant::now() + self.settings.timing.poll;
         match self.engine.process().await {
             Ok(process) if self.engine.is_new(&process) => self.pass().await,
-            Ok(_) => {}
+            Ok(_) => self.keep_dump().await,
             Err(error) => self.failed(&error),
         }
         self.report();
@@ -231,6 +232,7 @@ impl<'a> Driver<'a> {
     }
 
     fn failed(&mut self, error: &haproxy::Error) {
+        self.dumps.due = false;
         let text = match error.remedy() {
             Some(remedy) => format!("{error}: {remedy}"),
             None => error.to_string(),
@@ -262,25 +264,43 @@ impl<'a> Driver<'a> {
     /// Only what was seen to be right is kept: a HAProxy that has just begun and cannot be filled,
     /// the store being away, must not lose what it could load.
     async fn dump(&mut self, pass: &Pass, views: &Views) {
-        let Some(path) = &self.settings.dump_state else {
-            return;
-        };
         let known = pass.targets.iter().all(Option::is_some) && !views.is_empty();
-        let age = self.schedule.dumped.map(|at| at.elapsed());
-        let fresh = age.is_some_and(|age| age < self.settings.timing.resync);
-        if !known || !pass.is_converged() || (fresh && pass.applied == 0 && !pass.restarted) {
+        self.dumps.due = known && pass.is_converged();
+        self.keep_dump().await;
+    }
+
+    /// Writes the state file where it differs from what HAProxy says. Health is part of it: a new
+    /// worker takes no server for up that was down in the file until its checks have passed.
+    async fn keep_dump(&mut self) {
+        let Some(path) = self.settings.dump_state.as_ref().filter(|_| self.dumps.due) else {
+            return;
+        };
+        let (state, problem) = match self.engine.state().await {
+            Ok(Some(state)) => state,
+            Ok(None) => return,
+            Err(error) => return self.dumping.failed(&error),
+        };
+        let lasting = dump::lasting(&state);
+        let age = self.dumps.last.as_ref().filter(|(_, last)| *last == lasting);
+        if age.is_some_and(|(at, _)| at.elapsed() < self.settings.timing.resync) {
             return;
         }
-        let written = match self.engine.state().await {
-            Ok(state) => dump::write(path, state).await,
-            Err(error) => Err(error.into()),
-        };
-        self.schedule.dumped = Some(Instant::now());
-        match written {
-            Ok(()) => self.dumping.succeeded(),
-            Err(error) => self.dumping.failed(&format!("{error:#}")),
+        match (dump::write(path, state).await, problem) {
+            (Ok(()), None) => self.dumping.succeeded(),
+            (Ok(()), Some(problem)) => self.dumping.failed(&problem),
+            (Err(error), _) => self.dumping.failed(&format!("{error:#}")),
         }
+        self.dumps.last = Some((Instant::now(), lasting));
     }
+}
+
+/// What is known of the state file.
+#[derive(Debug, Default)]
+struct Dumps {
+    /// HAProxy was what the tables say in the last pass.
+    due: bool,
+    /// When it was written, with what.
+    last: Option<(Instant, String)>,
 }
 
 impl Schedule {

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,50 @@ pub async fn write(path: &Path, state: String) -> anyhow::Result<()> {
     let write = tokio::task::spawn_blocking(move || replace(&path, &state));
     write.await.context("writing the server state file was cut short")?
 }
+
+/// A state that HAProxy may load, and the backends whose servers it would not load back as they are.
+///
+/// HAProxy takes a server's address from the file only where the configuration has a name for it and
+/// `init-addr last`; of one that is configured by address it takes all but the address (seen on 2.6
+/// to 3.4), so that it would be ready somewhere else. Such rows of `backends` are left out: the
+/// server begins as it is configured, which is disabled.
+pub fn loadable(state: &str, backends: &BTreeSet<&str>) -> (String, BTreeSet<String>) {
+    let mut left_out = BTreeSet::new();
+    let mut kept = String::with_capacity(state.len());
+    for line in state.lines() {
+        let fields: Vec<&str> = line.split(' ').collect();
+        match (fields.get(BACKEND), fields.get(NAME)) {
+            (Some(backend), Some(&"-")) if backends.contains(backend) => {
+                left_out.insert((*backend).to_owned());
+            }
+            _ => {
+                kept.push_str(line);
+                kept.push('\n');
+            }
+        }
+    }
+    (kept, left_out)
+}
+
+/// A state without what moves by itself: the seconds since a server's last change.
+pub fn lasting(state: &str) -> String {
+    let mut lasting = String::with_capacity(state.len());
+    for line in state.lines() {
+        for (column, field) in line.split(' ').enumerate() {
+            if column != SINCE_LAST_CHANGE {
+                lasting.push_str(field);
+                lasting.push(' ');
+            }
+        }
+        lasting.push('\n');
+    }
+    lasting
+}
+
+/// Columns of "show servers state" (management guide).
+const BACKEND: usize = 1;
+const SINCE_LAST_CHANGE: usize = 9;
+const NAME: usize = 17;
 
 fn replace(path: &Path, state: &str) -> anyhow::Result<()> {
     let problem = || format!("cannot write the server state file {}", path.display());
@@ -47,6 +92,26 @@ mod tests {
         }
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "a leftover stayed");
+    }
+
+    #[test]
+    fn a_server_whose_address_would_not_be_loaded_is_left_out() {
+        let row = |backend: &str, name: &str| {
+            format!("3 {backend} 1 s1 10.0.0.1 2 4 100 1 2 6 3 3 6 0 0 0 {name} 80 - 0 0 - - 0\n")
+        };
+        let rows = [row("app", "-"), row("api", "unused.invalid"), row("other", "-")];
+        let state = format!("1\n# header\n{}", rows.concat());
+        let (kept, left_out) = loadable(&state, &["app", "api"].into());
+        assert_eq!(kept, format!("1\n# header\n{}{}", rows[1], rows[2]));
+        assert_eq!(left_out, ["app".to_owned()].into());
+    }
+
+    #[test]
+    fn only_the_time_may_pass_without_another_file() {
+        let row =
+            |since: u32, up: u8| format!("1\n3 app 1 s1 127.0.0.1 {up} 0 100 1 {since} 6 3 4\n");
+        assert_eq!(lasting(&row(1, 2)), lasting(&row(77, 2)));
+        assert_ne!(lasting(&row(1, 0)), lasting(&row(1, 2)));
     }
 
     #[tokio::test]

@@ -97,7 +97,12 @@ async fn tables(settings: &Settings, store: &SharedStore) -> CommandResult<Views
 async fn dump(settings: &Settings, engine: &Engine) -> CommandResult {
     if let Some(path) = &settings.dump_state {
         let state = engine.state().await.map_err(unavailable)?;
-        dump::write(path, state).await?;
+        if let Some((state, problem)) = state {
+            dump::write(path, state).await?;
+            if let Some(problem) = problem {
+                tracing::warn!("{problem}");
+            }
+        }
     }
     Ok(())
 }

@@ -4,11 +4,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::desired::{Desired, Wanted};
+use super::dump;
 use super::feed::Views;
 use super::metrics;
 use super::plan::{self, Action, Learnt, Plan};
 use super::problem::Problem;
-use super::target::Target;
+use super::target::{Mode, Target};
 use crate::haproxy::{
     self, Client, Command, CommandResult, Observed, ObservedServer, ProcessInfo, Rejection,
     RejectionKind, Session,
@@ -175,9 +176,23 @@ impl Engine {
         Ok(previews)
     }
 
-    /// The file that HAProxy loads its servers' state from.
-    pub async fn state(&self) -> haproxy::Result<String> {
-        self.client.session().await?.raw("show servers state").await
+    /// The file that HAProxy loads its servers' state from, and the problem where it would not load
+    /// them all. `None` where it is not the process of the last pass any more, which may know
+    /// nothing yet.
+    pub async fn state(&self) -> haproxy::Result<Option<(String, Option<Problem>)>> {
+        let mut session = self.client.session().await?;
+        if self.is_new(session.process()) || session.process().stopping {
+            return Ok(None);
+        }
+        let state = session.raw("show servers state").await?;
+        let backends = self.targets.iter().map(|target| target.backend.as_str()).collect();
+        let (state, left_out) = dump::loadable(&state, &backends);
+        // No file brings dynamic servers back: there is nothing to write otherwise.
+        let has_places = |target: &&Target| target.mode == Mode::Slots;
+        let mut problems = self.targets.iter().filter(has_places);
+        let problem = problems.find(|target| left_out.contains(target.backend.as_str()));
+        let problem = problem.map(|t| Problem::AddressesNotLoaded { backend: t.backend.clone() });
+        Ok(Some((state, problem)))
     }
 
     fn wanted(&self, views: &Views, now: Timestamp) -> Vec<Option<(Revision, Wanted)>> {

@@ -39,6 +39,12 @@ pub enum Problem {
          add \"hash-type consistent\""
     )]
     StaticWeights { backend: BackendName },
+    #[error(
+        "HAProxy does not load the addresses of backend {backend} from the state file, so that it begins \
+         without servers after a reload: write its line as \"server-template srv 1-N unused.invalid:80 \
+         check disabled init-addr last,127.0.0.2\""
+    )]
+    AddressesNotLoaded { backend: BackendName },
 }
 
 fn list(families: &[ServerPrefix]) -> String {
