@@ -1,3 +1,4 @@
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use super::settings::BackendSettings;
 use super::sources::{Look, Source, SourceContext};
 use crate::daemon::Backoff;
 use crate::election::{Leadership, Standing};
-use crate::model::{BackendName, HaproxyReport, Timestamp, keys};
+use crate::model::{BackendName, HaproxyName, HaproxyReport, Timestamp, keys};
 use crate::store::{Mirror, Prefix, Revision, SharedStore, Watch};
 
 /// Keeps one backend's table equal to what its source sees.
@@ -31,7 +32,13 @@ pub struct Backend {
     committed: Revision,
     retry: Backoff,
     retry_at: Option<Instant>,
+    /// The HAProxies that reported at the last look, and when others were first missed.
+    reporting: BTreeSet<HaproxyName>,
+    vanished: BTreeMap<HaproxyName, Instant>,
 }
+
+/// How long a HAProxy whose report has vanished may take to write it again.
+const REPORTS_RETURN: Duration = Duration::from_secs(5);
 
 /// What a pass came to.
 #[derive(Debug)]
@@ -68,6 +75,8 @@ impl Backend {
             committed: Revision::default(),
             retry: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
             retry_at: None,
+            reporting: BTreeSet::new(),
+            vanished: BTreeMap::new(),
         }
     }
 
@@ -239,6 +248,7 @@ impl Backend {
         let confirmed = self.absences.confirmed(self.settings.confirm.passes);
         let window = self.settings.policy.floors.window;
         let recent = self.absences.recent(Instant::now(), window);
+        let reports = self.all_reports();
         let answer = self.look.as_ref().and_then(|look| look.result.as_ref().ok());
         let world = World {
             policy: &self.settings.policy,
@@ -247,16 +257,40 @@ impl Backend {
             confirmed: &confirmed,
             kept: self.absences.kept(),
             recent: &recent,
-            reports: &reports(&self.settings.name, &self.reports),
+            reports: &reports,
             now: now(),
         };
         beside_the_runtime(|| plan(&world))
+    }
+
+    /// The reports of all HAProxies, also of those that have just vanished: an outage of the store
+    /// ends reports whose HAProxies live and serve, and they come again a moment later.
+    fn all_reports(&mut self) -> Vec<Report> {
+        let mut reports = reports(&self.settings.name, &self.reports);
+        let reporting: BTreeSet<HaproxyName> = reports.iter().map(|r| r.haproxy.clone()).collect();
+        let now = Instant::now();
+        for known in self.reporting.difference(&reporting) {
+            self.vanished.entry(known.clone()).or_insert(now);
+        }
+        self.vanished.retain(|name, at| {
+            !reporting.contains(name) && now.saturating_duration_since(*at) < REPORTS_RETURN
+        });
+        let silent = |haproxy: &HaproxyName| Report {
+            haproxy: haproxy.clone(),
+            gone: false,
+            backend: crate::model::BackendReport::default(),
+        };
+        reports.extend(self.vanished.keys().map(silent));
+        self.reporting = reporting;
+        reports
     }
 
     /// How long a pass holds if nothing is heard.
     pub fn next_wake(&self, pass: &Pass) -> Duration {
         let idle = Duration::from_secs(30);
         let retry = self.retry_at.map(|at| at.saturating_duration_since(Instant::now()));
+        // What waits for a report that vanished goes on without it a while later.
+        let idle = if self.vanished.is_empty() { idle } else { REPORTS_RETURN };
         match pass {
             Pass::Settled(plan) => plan.next_wake.unwrap_or(idle).min(idle),
             Pass::Busy(_) => retry.unwrap_or(idle),

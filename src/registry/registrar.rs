@@ -1,9 +1,10 @@
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::{Departure, departure, read};
 use crate::daemon::{Backoff, Health, OwnedTask, spawn_owned};
@@ -63,7 +64,15 @@ struct Shared {
     presence: Presence,
     /// It has the id for itself, so that it may write.
     claimed: AtomicBool,
+    /// When the store was last seen to be away, or a report to vanish.
+    trouble: Mutex<Option<Instant>>,
 }
+
+/// How long it may take after trouble until every live HAProxy has written its report again.
+const REPORTS_RETURN: Duration = Duration::from_secs(5);
+
+/// A write that takes longer met a store that was away.
+const SLOW: Duration = Duration::from_secs(2);
 
 impl Registrar {
     /// Starts to register, and goes on for as long as it takes. `ttl` is how long the registration
@@ -82,6 +91,7 @@ impl Registrar {
             since: Timestamp::now(),
             presence,
             claimed: AtomicBool::new(false),
+            trouble: Mutex::default(),
         };
         let shared = Arc::new(shared);
         let (state, seen) = watch::channel(RegistrarState::Starting);
@@ -130,6 +140,10 @@ async fn register(shared: Arc<Shared>, state: watch::Sender<RegistrarState>) {
             PresenceState::Starting | PresenceState::Held => RegistrarState::Starting,
             PresenceState::Failing(why) => RegistrarState::Failing(why.clone()),
         };
+        let failed = matches!(&*state.borrow(), RegistrarState::Failing(_));
+        if failed || matches!(now, RegistrarState::Failing(_)) {
+            shared.troubled();
+        }
         state.send_if_modified(|last| std::mem::replace(last, now.clone()) != now);
         tokio::select! {
             () = &mut flushed, if !written => written = true,
@@ -185,7 +199,11 @@ impl Shared {
 
     async fn leave(&self, until: Until, waiting: &watch::Sender<String>) -> u64 {
         self.put(true);
+        let asked = Instant::now();
         self.presence.flushed().await;
+        if asked.elapsed() > SLOW {
+            self.troubled();
+        }
         let mut health = Health::new("watching the drain");
         let (ignored, _) = watch::channel(RegistrarState::Starting);
         let slots = keys::slots(&self.backend);
@@ -193,8 +211,18 @@ impl Shared {
         let mut reports = mirror(&self.store, &keys::haproxies(), &mut health, &ignored).await;
         table.ready().await;
         reports.ready().await;
+        let mut known = BTreeSet::new();
         loop {
+            let reporting: BTreeSet<Key> = reports.entries().keys().cloned().collect();
+            if table.stale().or(reports.stale()).is_some() || !known.is_subset(&reporting) {
+                self.troubled();
+            }
+            known = reporting;
+            let unsettled = self.unsettled();
             let what = match self.departure(&table, &reports) {
+                Departure::Drained { .. } if unsettled.is_some() => {
+                    "every HAProxy to report again".to_owned()
+                }
                 Departure::Drained { sessions }
                     if sessions == 0 || until == Until::NoNewSessions =>
                 {
@@ -208,8 +236,24 @@ impl Shared {
             tokio::select! {
                 _ = table.changed() => {}
                 _ = reports.changed() => {}
+                () = sleep_until(unsettled.unwrap_or_else(Instant::now)), if unsettled.is_some() => {}
             }
         }
+    }
+
+    /// The store was away, or a report vanished: HAProxies whose reports ended with their leases may
+    /// be alive and send traffic here, so that their silence means nothing for a while.
+    fn troubled(&self) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Until when reports may be missing.
+    fn unsettled(&self) -> Option<Instant> {
+        if matches!(&*self.presence.state().borrow(), PresenceState::Failing(_)) {
+            self.troubled();
+        }
+        let trouble = *self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        trouble.map(|at| at + REPORTS_RETURN).filter(|until| *until > Instant::now())
     }
 
     /// Entries that cannot be read hold nothing up: they are nothing that sends traffic here.
