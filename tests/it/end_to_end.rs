@@ -31,7 +31,7 @@ struct Fleet {
 impl Fleet {
     fn start(world: World) -> Option<Self> {
         // Without the file a reload would begin with no servers at all.
-        let app = Backend::new("app", 4).checked().line("load-server-state-from-file global");
+        let app = Backend::new("app", 4).checked().loaded();
         let haproxy = Haproxy::start(Options::new([app]).master())?;
         let admins = BTreeMap::from(["discover", "sync"].map(|name| (name, free_port())));
         let discover = discover(&world, admins["discover"]);

@@ -240,7 +240,7 @@ async fn a_dry_run_prints_every_command_and_sends_none(version: Version) {
 }
 
 async fn a_dumped_state_is_what_haproxy_begins_with(version: Version) {
-    let options = Options::new([Backend::new("app", 2).line("load-server-state-from-file global")]);
+    let options = Options::new([Backend::new("app", 2).loaded()]);
     let Some(mut world) = World::start(version, options).await else { return };
     world.put_spec(2).await;
     world.put(1, endpoint("a", "127.0.0.1:9001"), SlotState::Ready).await;

@@ -129,6 +129,8 @@ pub struct Backend {
     pub balance: &'static str,
     /// Words behind each server: `check inter 100ms`.
     pub server: String,
+    /// Each place has a name that HAProxy loads an address for.
+    pub loaded: bool,
     pub lines: String,
 }
 
@@ -142,6 +144,7 @@ impl Backend {
             mode: "tcp",
             balance: "roundrobin",
             server: String::new(),
+            loaded: false,
             lines: String::new(),
         }
     }
@@ -149,6 +152,12 @@ impl Backend {
     pub fn checked(mut self) -> Self {
         self.server = "check inter 100ms rise 2 fall 2".to_owned();
         self
+    }
+
+    /// The places are loaded from the state file at every start.
+    pub fn loaded(mut self) -> Self {
+        self.loaded = true;
+        self.line("load-server-state-from-file global")
     }
 
     pub fn http(mut self) -> Self {
@@ -264,16 +273,7 @@ impl Haproxy {
 
     /// Rows of `show servers state` for a backend, by column name.
     pub fn servers(&self, backend: &str) -> Vec<Server> {
-        let text = self.raw(&format!("show servers state {backend}"));
-        let mut lines = text.lines().skip(1);
-        let header = lines.next().unwrap_or_else(|| panic!("{text}")).trim_start_matches("# ");
-        let columns: Vec<String> = header.split(' ').map(str::to_owned).collect();
-        lines
-            .filter(|line| !line.is_empty())
-            .map(|line| {
-                Server(columns.iter().cloned().zip(line.split(' ').map(str::to_owned)).collect())
-            })
-            .collect()
+        Server::read_all(&self.raw(&format!("show servers state {backend}")))
     }
 
     pub fn server(&self, backend: &str, name: &str) -> Server {
@@ -386,7 +386,7 @@ fn configuration(dir: &Path, options: &Options, ports: &[u16], stats_port: u16) 
 }
 
 fn write_backend(text: &mut String, backend: &Backend, port: u16) {
-    let Backend { name, slots, prefix, mode, balance, server, lines } = backend;
+    let Backend { name, slots, prefix, mode, balance, server, loaded, lines } = backend;
     write!(
         text,
         "frontend front-{name}\n  mode {mode}\n  bind 127.0.0.1:{port}\n  default_backend {name}\n\
@@ -394,7 +394,12 @@ fn write_backend(text: &mut String, backend: &Backend, port: u16) {
     )
     .unwrap();
     if *slots > 0 {
-        writeln!(text, "  server-template {prefix} {slots} 127.0.0.1:9 {server} disabled").unwrap();
+        let (address, last) = match loaded {
+            true => ("unused.invalid", "init-addr last,127.0.0.1"),
+            false => ("127.0.0.1", ""),
+        };
+        writeln!(text, "  server-template {prefix} {slots} {address}:9 {server} {last} disabled")
+            .unwrap();
     }
 }
 
@@ -417,6 +422,19 @@ fn spawn(program: &Path, dir: &Path, master: bool) -> Process {
 pub struct Server(std::collections::BTreeMap<String, String>);
 
 impl Server {
+    /// The rows of a whole reply.
+    pub fn read_all(text: &str) -> Vec<Self> {
+        let mut lines = text.lines().skip(1);
+        let header = lines.next().unwrap_or_else(|| panic!("{text}")).trim_start_matches("# ");
+        let columns: Vec<String> = header.split(' ').map(str::to_owned).collect();
+        lines
+            .filter(|line| !line.is_empty())
+            .map(|line| {
+                Self(columns.iter().cloned().zip(line.split(' ').map(str::to_owned)).collect())
+            })
+            .collect()
+    }
+
     pub fn get(&self, column: &str) -> &str {
         self.0.get(column).unwrap_or_else(|| panic!("no column {column} in {:?}", self.0))
     }

@@ -3,9 +3,11 @@
 
 pub mod etcd;
 pub mod haproxy;
+pub mod http;
 pub mod network;
 pub mod process;
 pub mod proxy;
+pub mod server;
 pub mod world;
 
 use std::io::{Read as _, Write as _};
@@ -15,6 +17,7 @@ use std::time::{Duration, Instant};
 
 pub use process::Process;
 pub use proxy::Proxy;
+pub use server::LightServer;
 pub use world::{World, endpoint};
 
 /// How long a condition may take before a test fails: far over what it needs, so that a busy

@@ -1,0 +1,287 @@
+//! HAProxy is killed, reloaded, stopped or cut off at random points of a pass, while its table
+//! changes: it is equal to the table within one pass after it answers again, and no server ever
+//! takes traffic that should not.
+
+mod tap;
+mod witness;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::Duration;
+
+use lbctl::model::{
+    BackendName, BackendSpec, Ramp, SlotNumber, SlotRecord, SlotState, Timestamp, Weight, keys,
+};
+use lbctl::store::{self, Commit, SharedStore, Txn};
+use tempfile::TempDir;
+use tokio::task::block_in_place;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::support::haproxy::{Backend, Haproxy, Options, Version, on_every_haproxy};
+use super::support::{DEADLINE, LightServer, Process, Random, endpoint, lbctl, soak};
+use tap::Tap;
+use witness::Witness;
+
+on_every_haproxy! {
+    a_fault_at_any_point_of_a_pass_is_mended_by_the_next_one,
+}
+
+const SLOTS: u32 = 8;
+
+/// The check of every server.
+const CHECK: &str = "check inter 100ms rise 2 fall 2";
+
+/// How long a change of the table may take to reach sync-haproxy.
+const WATCHED: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Kill,
+    Reload,
+    /// SIGSTOP, and SIGCONT a moment later.
+    Stop,
+    /// The connection alone.
+    Cut,
+}
+
+const FAULTS: [Fault; 4] = [Fault::Kill, Fault::Reload, Fault::Stop, Fault::Cut];
+
+async fn a_fault_at_any_point_of_a_pass_is_mended_by_the_next_one(version: Version) {
+    let mut random = Random::new();
+    for (dynamic, master) in [(false, false), (false, true), (true, false), (true, true)] {
+        let Some(mut world) = World::start(version, dynamic, master).await else { return };
+        for round in 0..soak(13, 250) {
+            let fault = FAULTS[random.rng.usize(..FAULTS.len())];
+            let point = random.rng.usize(..50);
+            world.what = format!(
+                "{version:?}, dynamic {dynamic}, master {master}, round {round}: {fault:?} after {point} commands"
+            );
+            world.round(&mut random.rng, fault, point).await;
+        }
+    }
+}
+
+/// A HAProxy whose sync-haproxy talks through a tap, and a table.
+struct World {
+    what: String,
+    dynamic: bool,
+    rng_id: u32,
+    table: BTreeMap<u32, SlotRecord>,
+    /// When the table changed last.
+    changed: Instant,
+    store: SharedStore,
+    sync: Process,
+    tap: Tap,
+    witness: Witness,
+    haproxy: Haproxy,
+    /// Where something listens, then where nothing does.
+    live: Vec<LightServer>,
+    dead: Vec<SocketAddr>,
+    _folder: TempDir,
+}
+
+impl World {
+    async fn start(version: Version, dynamic: bool, master: bool) -> Option<Self> {
+        let backend = match dynamic {
+            true => Backend::new("app", 0),
+            false => Backend::new("app", SLOTS).prefix("srv").server(CHECK),
+        };
+        let options = Options::new([backend]).master().on(version);
+        let haproxy = block_in_place(|| Haproxy::start(options))?;
+        let folder = tempfile::tempdir().unwrap();
+        let socket = if master { haproxy.dir().join("master.sock") } else { haproxy.socket_path() };
+        let tap = Tap::start(folder.path(), socket);
+        let url = format!("sqlite:{}", folder.path().join("store.db").display());
+        let store = store::open(&url.parse().unwrap()).await.unwrap();
+        commit(&store, Txn::new().put(keys::spec(&web()), serde_json::to_vec(&spec()).unwrap()))
+            .await;
+        let mut live = Vec::new();
+        for n in 1..=6 {
+            let any = SocketAddr::from(([127, 0, 0, 10 + n], 0));
+            live.push(LightServer::start(&format!("live{n}"), any).await.unwrap());
+        }
+        let dead: Vec<SocketAddr> =
+            (1..=4).map(|n| SocketAddr::from(([127, 0, 0, 20 + n], 9))).collect();
+        let witness = Witness::start(haproxy.socket_path(), dead.clone());
+        let way = if master { "master:" } else { "" };
+        let socket = format!("{way}{}", tap.path().display());
+        let mut command = Command::new(lbctl());
+        command.args(["--store", &url, "sync-haproxy", "--from", "web", "--backend", "app/srv"]);
+        // Nothing but the process id tells that HAProxy was restarted.
+        command.args(["--socket", &socket, "--name", "lb1", "--admin", "off", "--resync", "1h"]);
+        command.env("LBCTL_SYNC_HAPROXY_POLL", "100ms");
+        if dynamic {
+            command.args(["--mode", "dynamic", "--server-options", CHECK]);
+        }
+        let sync = Process::start("sync", folder.path(), &mut command);
+        let (what, table, changed) = (String::new(), BTreeMap::new(), Instant::now());
+        Some(Self {
+            what,
+            dynamic,
+            rng_id: 0,
+            table,
+            changed,
+            store,
+            sync,
+            tap,
+            witness,
+            haproxy,
+            live,
+            dead,
+            _folder: folder,
+        })
+    }
+
+    async fn round(&mut self, rng: &mut fastrand::Rng, fault: Fault, point: usize) {
+        let splits = matches!(fault, Fault::Kill | Fault::Cut);
+        let mut stopped = self.tap.stop_after(point, splits);
+        self.change(rng).await;
+        let held = timeout(DEADLINE, stopped.recv()).await;
+        let held = held.unwrap_or_else(|_| panic!("no command came\n{}", self.say())).unwrap();
+        if rng.bool() {
+            self.change(rng).await;
+        }
+        match fault {
+            Fault::Kill => {
+                block_in_place(|| self.haproxy.kill());
+                drop(held);
+                block_in_place(|| self.haproxy.start_again());
+            }
+            Fault::Reload => {
+                block_in_place(|| self.haproxy.reload());
+                held.go_on();
+            }
+            Fault::Stop => {
+                let pid = self.haproxy.pid();
+                signal(pid, "STOP");
+                held.go_on();
+                sleep(Duration::from_millis(rng.u64(20..400))).await;
+                signal(pid, "CONT");
+            }
+            Fault::Cut => drop(held),
+        }
+        self.equal_within_a_pass().await;
+        assert_eq!(self.tap.harm(), Vec::<String>::new(), "{}", self.say());
+        assert_eq!(self.witness.saw(), Vec::<String>::new(), "{}", self.say());
+        assert!(self.witness.looks() > 0, "nobody looked\n{}", self.say());
+    }
+
+    /// A few slots at once.
+    async fn change(&mut self, rng: &mut fastrand::Rng) {
+        let mut txn = Txn::new();
+        for _ in 0..rng.u32(1..6) {
+            let number = rng.u32(1..=SLOTS);
+            let key = keys::slot(&web(), slot(number));
+            // One write a key.
+            txn = match self.changed_slot(rng, number) {
+                _ if txn.writes.iter().any(|write| write.key() == &key) => continue,
+                Some(record) => {
+                    if record.state == SlotState::Ready || record.state == SlotState::Drain {
+                        self.witness.may(number, &record.endpoint.address.to_string());
+                    }
+                    let value = serde_json::to_vec(&record).unwrap();
+                    self.table.insert(number, record);
+                    txn.put(key, value)
+                }
+                None => {
+                    self.table.remove(&number);
+                    txn.delete(key)
+                }
+            };
+        }
+        commit(&self.store, txn).await;
+        self.changed = Instant::now();
+    }
+
+    /// Another server, another state, or none.
+    fn changed_slot(&mut self, rng: &mut fastrand::Rng, number: u32) -> Option<SlotRecord> {
+        let now = Timestamp::now();
+        match (rng.u8(..6), self.table.get(&number)) {
+            (0, Some(record)) => Some(SlotRecord { state: SlotState::Drain, ..record.clone() }),
+            (1, Some(record)) => Some(SlotRecord { state: SlotState::Rest, ..record.clone() }),
+            (2, Some(_)) => None,
+            _ => {
+                self.rng_id += 1;
+                let address = match rng.u8(..3) {
+                    0 => self.dead[rng.usize(..self.dead.len())],
+                    _ => self.live[rng.usize(..self.live.len())].address(),
+                };
+                let endpoint = endpoint(&format!("e{}", self.rng_id), address);
+                Some(SlotRecord { endpoint, state: SlotState::Ready, since: now, started: now })
+            }
+        }
+    }
+
+    /// HAProxy answers: what it is has to be what the table says once a pass that began now is over.
+    async fn equal_within_a_pass(&self) {
+        let answers = Instant::now();
+        let since = answers.max(self.changed + WATCHED);
+        loop {
+            let passes = self.tap.passes_since(since);
+            let differences = block_in_place(|| self.differences());
+            if differences.is_empty() {
+                return;
+            }
+            assert_eq!(passes, 0, "still different after a pass: {differences:?}\n{}", self.say());
+            assert!(answers.elapsed() < DEADLINE, "no pass mended {differences:?}\n{}", self.say());
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    fn differences(&self) -> Vec<String> {
+        let servers = self.haproxy.servers("app");
+        let differs = |number: u32| {
+            let name = format!("srv{number}");
+            let server = servers.iter().find(|server| server.get("srv_name") == name);
+            let is =
+                server.map(|s| (s.state(), s.address(), s.weight(), s.get("srv_id").to_owned()));
+            let record = self.table.get(&number).filter(|record| record.state != SlotState::Rest);
+            let fine = match (record, &is) {
+                (None, None) => self.dynamic,
+                (None, Some((state, ..))) => *state == "maint",
+                (Some(_), None) => false,
+                (Some(record), Some((state, address, weight, id))) => {
+                    let drains = record.state == SlotState::Drain;
+                    *address == record.endpoint.address.to_string()
+                        && *state == if drains { "drain" } else { "ready" }
+                        && (drains || *weight == 100)
+                        && *id == number.to_string()
+                }
+            };
+            (!fine).then(|| format!("{name} is {is:?}, and the table says {record:?}"))
+        };
+        (1..=SLOTS).filter_map(differs).collect()
+    }
+
+    fn say(&self) -> String {
+        format!("{}\n{}\n{}", self.what, self.sync.tail(), self.haproxy.tail())
+    }
+}
+
+fn signal(pid: u32, signal: &str) {
+    let status = Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status();
+    assert!(status.unwrap().success(), "kill -{signal} {pid} failed");
+}
+
+fn spec() -> BackendSpec {
+    BackendSpec {
+        slots: SLOTS,
+        ramp: Ramp::flat(Weight::saturating(100)),
+        drain_deadline: Duration::from_secs(300),
+        rest: Duration::from_secs(1),
+        unplaced: Vec::new(),
+    }
+}
+
+async fn commit(store: &SharedStore, txn: Txn) {
+    assert!(matches!(store.commit(txn).await.unwrap(), Commit::Committed(_)));
+}
+
+fn web() -> BackendName {
+    "web".parse().unwrap()
+}
+
+fn slot(number: u32) -> SlotNumber {
+    SlotNumber::new(number).unwrap()
+}
