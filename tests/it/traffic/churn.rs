@@ -1,9 +1,9 @@
 //! Servers that come, change, leave and move without pause. None ends before it may.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use lbctl::model::{Endpoint, SlotRecord, SlotState, Timestamp, Weight};
@@ -55,9 +55,10 @@ struct Registered {
 }
 
 struct Member {
+    id: String,
     leave: oneshot::Sender<()>,
-    /// When it was registered.
-    born: Arc<OnceLock<Instant>>,
+    /// When it was first seen to have a slot.
+    placed: Option<Instant>,
 }
 
 impl Registered {
@@ -78,16 +79,17 @@ impl Registered {
         }
         loop {
             tokio::select! {
-                () = sleep(Duration::from_millis(self.rng.u64(100..700))) => self.step(),
+                () = sleep(Duration::from_millis(self.rng.u64(100..700))) => self.step().await,
                 Some(left) = self.lives.join_next() => self.left.push(left.unwrap()),
                 () = told(&mut stop) => return self.count,
             }
         }
     }
 
-    fn step(&mut self) {
+    async fn step(&mut self) {
+        self.see_placed().await;
         let is_grown_up =
-            |n: &usize| self.members[*n].born.get().is_some_and(|born| born.elapsed() > GROWN_UP);
+            |n: &usize| self.members[*n].placed.is_some_and(|placed| placed.elapsed() > GROWN_UP);
         let grown_up: Vec<usize> = (0..self.members.len()).filter(is_grown_up).collect();
         let full = self.members.len() >= MOST;
         if grown_up.len() >= FEWEST && (full || self.rng.bool()) {
@@ -101,6 +103,17 @@ impl Registered {
         }
     }
 
+    /// One that is registered serves nobody before it has a slot, which takes as long as the store is
+    /// away or nobody leads.
+    async fn see_placed(&mut self) {
+        let held = self.fleet.held(REGISTERED).await.unwrap_or_default();
+        let ready = held.iter().filter(|record| record.state == SlotState::Ready);
+        let ready: BTreeSet<&str> = ready.map(|record| record.endpoint.id.as_str()).collect();
+        for member in self.members.iter_mut().filter(|m| ready.contains(m.id.as_str())) {
+            member.placed.get_or_insert_with(Instant::now);
+        }
+    }
+
     /// A new server, at times where one was before.
     fn join(&mut self, late: bool) {
         self.count += 1;
@@ -108,9 +121,8 @@ impl Registered {
         let again = !self.left.is_empty() && self.rng.bool();
         let address = again.then(|| self.left.swap_remove(self.rng.usize(..self.left.len())));
         let (leave, told) = oneshot::channel();
-        let born = Arc::new(OnceLock::new());
-        self.lives.spawn(live(self.fleet.clone(), id, address, late, born.clone(), told));
-        self.members.push(Member { leave, born });
+        self.lives.spawn(live(self.fleet.clone(), id.clone(), address, late, told));
+        self.members.push(Member { id, leave, placed: None });
     }
 }
 
@@ -120,7 +132,6 @@ async fn live(
     id: String,
     address: Option<SocketAddr>,
     late: bool,
-    born: Arc<OnceLock<Instant>>,
     leave: oneshot::Receiver<()>,
 ) -> SocketAddr {
     let mut server = Some(LightServer::start(&id, address.unwrap_or(anywhere())).await.unwrap());
@@ -137,7 +148,6 @@ async fn live(
     }
     let mut state = registrar.state();
     state.wait_for(|state| *state == RegistrarState::Registered).await.unwrap();
-    born.set(Instant::now()).unwrap();
     leave.await.unwrap();
     let left = registrar.leave(Until::NoSessions, DRAIN_DEADLINE).await;
     assert_eq!(left, Left::Drained { sessions: 0 }, "{id} at {address}");
