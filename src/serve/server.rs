@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use metrics::{Counter, counter, describe_counter, describe_gauge, gauge};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -131,9 +132,25 @@ pub async fn listen(host: &str, port: u16) -> anyhow::Result<TcpListener> {
     let socket = if address.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }?;
     // A port in TIME_WAIT from this server's last run is free.
     socket.set_reuseaddr(true)?;
+    notice_dead_peers(&socket).with_context(wanted)?;
     socket.bind(address).with_context(wanted)?;
     socket.listen(BACKLOG).with_context(wanted)
 }
+
+/// A host that dies or is cut off says nothing: its clients count until the kernel has asked for
+/// them in vain. Accepted connections inherit this from the listening socket (tcp(7)).
+fn notice_dead_peers(socket: &TcpSocket) -> std::io::Result<()> {
+    socket.set_keepalive(true)?;
+    sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(socket, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(socket, KEEPALIVE_PROBES)?;
+    Ok(())
+}
+
+/// A peer that is gone is noticed after a minute.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 3;
 
 /// The connections, and how they are ended.
 #[derive(Debug)]

@@ -68,6 +68,82 @@ fn a_client_that_does_not_read_is_held_back_and_gets_every_reply_in_the_end() {
     assert_eq!(replies.matches("42\n").count(), sent / 4 + unended * usize::from(sent % 4 == 3));
 }
 
+/// Resident memory in KiB.
+fn memory(server: &Server) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.process.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn a_crowd_that_does_not_read_costs_little_and_slows_nobody() {
+    let dir = tempdir().unwrap();
+    let server = Server::alone(dir.path(), &[]);
+    let mut bystander = server.connect();
+    assert_eq!(bystander.ask("WHY"), "42\n");
+    let before = memory(&server);
+    let slow = crowd(&server, 300);
+    let chunk = "WHO\n".repeat(16 * 1024);
+    for mut stream in &slow {
+        stream.set_nonblocking(true).unwrap();
+        // Until nothing more goes in.
+        while stream.write(chunk.as_bytes()).is_ok() {}
+    }
+    for _ in 0..100 {
+        assert_eq!(bystander.who().here, 301);
+    }
+    let grown = memory(&server).saturating_sub(before);
+    assert!(grown < 300 * 128, "{grown} KiB for 300 clients that do not read");
+    drop(slow);
+    // Each is in the middle of an answer: it ends when that fails.
+    eventually("them to be gone", || (bystander.who().here == 1).then_some(()));
+}
+
+#[test]
+fn a_line_of_a_million_bytes_is_refused_and_kept_nowhere() {
+    let dir = tempdir().unwrap();
+    let server = Server::alone(dir.path(), &[]);
+    let mut bystander = server.connect();
+    assert_eq!(bystander.ask("WHY"), "42\n");
+    let before = memory(&server);
+    let line = "x".repeat(1_000_000);
+    for _ in 0..50 {
+        let mut client = server.connect();
+        // The server may close before it has come to the end.
+        _ = client.stream.write_all(line.as_bytes()).is_ok();
+        let said = client.rest();
+        assert!(said.is_empty() || said == "line too long: at most 512 bytes\n", "{said:?}");
+        assert_eq!(bystander.ask("WHY"), "42\n");
+    }
+    eventually("them to be gone", || (bystander.who().here == 1).then_some(()));
+    let grown = memory(&server).saturating_sub(before);
+    assert!(grown < 8 * 1024, "{grown} KiB after fifty such lines");
+}
+
+/// A client that is cut off without a word looks like this one to the server.
+#[test]
+fn a_crowd_that_says_nothing_ends_with_the_idle_time() {
+    let dir = tempdir().unwrap();
+    let server = Server::alone(dir.path(), &["--idle-timeout", "2s"]);
+    let silent = crowd(&server, 1000);
+    let mut asking = server.connect();
+    assert_eq!(asking.who().here, silent.len() + 1);
+    eventually("the silent ones to be gone", || (asking.who().here == 1).then_some(()));
+}
+
+/// Whoever is cut off without a word is asked for by the kernel.
+#[test]
+fn connections_are_kept_alive() {
+    let dir = tempdir().unwrap();
+    let server = Server::alone(dir.path(), &[]);
+    let mut client = server.connect();
+    assert_eq!(client.ask("WHY"), "42\n");
+    let port = format!("sport = :{}", server.address.port());
+    let shown = Command::new("ss").args(["-tnoH", "state", "established", &port]).output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("timer:(keepalive,"), "{shown:?}");
+}
+
 /// A server with a hard limit of open files.
 fn with_open_files(dir: &Path, limit: u32, args: &[&str]) -> Server {
     let mut command = Command::new("sh");
@@ -90,8 +166,31 @@ fn the_default_of_clients_is_what_the_open_files_allow_and_a_wish_is_warned_of()
     assert!(tiny.process.log().contains("max_clients=20"), "{}", tiny.process.log());
 }
 
+/// Waits until the kernel knows of so many connections with the server: on a busy machine a reset
+/// may arrive after a question that was sent later.
+fn wait_for_connected(server: &Server, count: usize) {
+    let here = format!(":{:04X}", server.address.port());
+    let is_connected = |line: &str| {
+        let mut fields = line.split_whitespace().skip(1);
+        let local = fields.next().is_some_and(|local| local.ends_with(&here));
+        local && fields.nth(1) == Some(ESTABLISHED)
+    };
+    eventually(&format!("{count} connections"), || {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        (table.lines().filter(|line| is_connected(line)).count() == count).then_some(())
+    });
+}
+
+/// A state of /proc/net/tcp (proc(5)).
+const ESTABLISHED: &str = "01";
+
+/// Connections that say nothing.
+pub fn crowd(server: &Server, count: usize) -> Vec<TcpStream> {
+    (0..count).map(|_| TcpStream::connect(server.address).unwrap()).collect()
+}
+
 /// Ten thousand, or what this process may open.
-fn a_crowd() -> usize {
+pub fn a_crowd() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let maximum = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
@@ -103,15 +202,20 @@ fn the_numbers_are_exact_right_after_ten_thousand_come_and_break_off() {
     let dir = tempdir().unwrap();
     let server = Server::alone(dir.path(), &[]);
     let mut asking = server.connect();
-    let crowd: Vec<TcpStream> =
-        (0..a_crowd()).map(|_| TcpStream::connect(server.address).unwrap()).collect();
+    let mut crowd = crowd(&server, a_crowd());
     let who = asking.who();
     assert_eq!((who.here, who.clients.len()), (crowd.len() + 1, crowd.len() + 1));
-    // Closed by a reset, as by a host that goes down hard.
-    for stream in &crowd {
+    // Half of them without a FIN: closed by a reset, as by a host that goes down hard.
+    let broken = crowd.split_off(crowd.len() / 2);
+    for stream in &broken {
         rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO)).unwrap();
     }
+    drop(broken);
+    wait_for_connected(&server, crowd.len() + 1);
+    let who = asking.who();
+    assert_eq!((who.here, who.all), (crowd.len() + 1, (crowd.len() + 1).to_string()));
     drop(crowd);
+    wait_for_connected(&server, 1);
     let who = asking.who();
     assert_eq!((who.here, &*who.all), (1, "1"));
 }
