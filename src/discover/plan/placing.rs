@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::planner::{Planner, Slot};
 use super::{ActionKind, Answer, Unplaced, UnplacedReason};
@@ -40,29 +40,30 @@ impl Planner<'_> {
         ready: &BTreeMap<EndpointId, SlotNumber>,
         answer: &Answer,
     ) -> BTreeMap<ServerAddress, EndpointId> {
-        let mut stays: BTreeSet<&EndpointId> = BTreeSet::new();
-        loop {
-            let mut taken: BTreeMap<ServerAddress, EndpointId> = BTreeMap::new();
-            let mut refused = None;
-            // Those that stay where they are come first, so that a mover never takes theirs.
-            let mover = |id: &EndpointId, number| self.wish(id, number, answer) != self.at(number);
-            let (movers, others): (Vec<_>, Vec<_>) =
-                ready.iter().partition(|(id, n)| !stays.contains(id) && mover(id, **n));
-            for (id, number) in others {
-                taken.extend(self.at(*number).map(|address| (address, id.clone())));
-            }
-            for (id, number) in movers {
-                match self.wish(id, *number, answer) {
-                    Some(address) if taken.contains_key(&address) => refused = Some(id),
-                    Some(address) => _ = taken.insert(address, id.clone()),
-                    None => {}
-                }
-            }
-            match refused {
-                Some(id) => _ = stays.insert(id),
-                None => return taken,
+        let mut taken: BTreeMap<ServerAddress, EndpointId> = BTreeMap::new();
+        let (movers, others): (Vec<_>, Vec<_>) =
+            ready.iter().partition(|(id, n)| self.wish(id, **n, answer) != self.at(**n));
+        // Those that stay where they are come first, so that a mover never takes theirs.
+        for (id, number) in others {
+            taken.extend(self.at(*number).map(|address| (address, id.clone())));
+        }
+        let mut refused: Vec<&EndpointId> = Vec::new();
+        for (id, number) in movers {
+            match self.wish(id, *number, answer) {
+                Some(address) if taken.contains_key(&address) => refused.push(id),
+                Some(address) => _ = taken.insert(address, id.clone()),
+                None => {}
             }
         }
+        // A refused one keeps its own address, and whoever was to have that is refused as well.
+        while let Some(id) = refused.pop() {
+            if let Some(address) = self.at(ready[id])
+                && let Some(other) = taken.insert(address, id.clone())
+            {
+                refused.extend(ready.get_key_value(&other).map(|(other, _)| other));
+            }
+        }
+        taken
     }
 
     /// The address a ready server has now.
@@ -154,17 +155,17 @@ impl Planner<'_> {
 
     /// The slot that this very server, at this address, drains in or rests in.
     pub(super) fn left_by(&self, endpoint: &Endpoint) -> Option<(SlotNumber, SlotState)> {
-        if !self.has_left(&endpoint.id) {
-            return None;
-        }
-        let same = |record: &SlotRecord| {
-            record.endpoint.id == endpoint.id && record.endpoint.address == endpoint.address
+        let same = |record: &SlotRecord, state| {
+            record.state == state && record.endpoint.address == endpoint.address
         };
         [SlotState::Drain, SlotState::Rest].into_iter().find_map(|state| {
-            let (number, _) = self.in_state(state).find(|(number, record)| {
-                same(record) && self.in_range(*number) && self.slots[number].changed.is_none()
+            let number = self.left_slots(&endpoint.id).iter().find(|number| {
+                let slot = &self.slots[number];
+                slot.record.as_ref().is_some_and(|record| same(record, state))
+                    && self.in_range(**number)
+                    && slot.changed.is_none()
             })?;
-            Some((number, state))
+            Some((*number, state))
         })
     }
 

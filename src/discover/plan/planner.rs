@@ -31,11 +31,10 @@ pub(super) struct Planner<'a> {
     pub(super) world: &'a World<'a>,
     pub(super) slots: BTreeMap<SlotNumber, Slot>,
     pub(super) plan: Plan,
-    /// Who drained or rested before this plan: an answer may have a hundred thousand endpoints, and
-    /// a look at every slot for each is too much.
-    left: BTreeSet<EndpointId>,
-    /// No slot below is free: a plan takes free slots and makes none.
-    free_from: u32,
+    /// The slots that each server drained or rested in before this plan.
+    left: BTreeMap<&'a EndpointId, Vec<SlotNumber>>,
+    /// No slot up to this number is free.
+    full_to: u32,
 }
 
 /// A slot as the plan has it so far.
@@ -57,16 +56,11 @@ impl<'a> Planner<'a> {
             let seen = Some(stored.modified);
             Some((*number, Slot { seen, record: Some(record), changed }))
         });
-        let slots: BTreeMap<SlotNumber, Slot> = slots.collect();
-        let records = slots.values().filter_map(|slot| slot.record.as_ref());
-        let left = records.filter(|record| record.state != SlotState::Ready);
-        let left = left.map(|record| record.endpoint.id.clone()).collect();
-        Self { world, slots, plan: Plan::default(), left, free_from: 1 }
-    }
-
-    /// Whether a server of this id drained or rested before this plan.
-    pub(super) fn has_left(&self, id: &EndpointId) -> bool {
-        self.left.contains(id)
+        let mut left: BTreeMap<&EndpointId, Vec<SlotNumber>> = BTreeMap::new();
+        for (number, record) in world.table.records().filter(|(_, r)| r.state != SlotState::Ready) {
+            left.entry(&record.endpoint.id).or_default().push(number);
+        }
+        Self { world, slots: slots.collect(), plan: Plan::default(), left, full_to: 0 }
     }
 
     /// Every slot in a state, with its record.
@@ -223,15 +217,24 @@ impl<'a> Planner<'a> {
 
     /// Slots that no key holds: not those that this plan frees.
     fn free_slots(&self) -> impl Iterator<Item = SlotNumber> {
-        (self.free_from..=self.world.policy.slots)
-            .filter_map(|number| SlotNumber::new(number).ok())
-            .filter(|number| !self.slots.contains_key(number))
+        SlotNumber::first(self.world.policy.slots).filter(|number| !self.slots.contains_key(number))
     }
 
+    /// A plan takes slots and gives none back, so that each search goes on where the last one ended.
     pub(super) fn lowest_free(&mut self) -> Option<SlotNumber> {
-        let free = self.free_slots().next();
-        self.free_from = free.map_or(self.world.policy.slots.saturating_add(1), SlotNumber::get);
-        free
+        while self.full_to < self.world.policy.slots {
+            let number = SlotNumber::new(self.full_to + 1).ok()?;
+            if !self.slots.contains_key(&number) {
+                return Some(number);
+            }
+            self.full_to += 1;
+        }
+        None
+    }
+
+    /// The slots that a server drained or rested in before this plan.
+    pub(super) fn left_slots(&self, id: &EndpointId) -> &[SlotNumber] {
+        self.left.get(id).map_or(&[], Vec::as_slice)
     }
 
     /// Drains and rests that are over end, in slots that this plan has not touched.
