@@ -40,9 +40,8 @@ impl Client {
     /// that a plan made for one process is never applied to the next; hold it for one pass only,
     /// since it keeps an old worker alive.
     pub async fn session(&self) -> Result<Session> {
-        let mut connection = Connection::open(&self.address, self.timeouts).await?;
-        let process = connection.process().await?;
-        Ok(Session { connection, process, timeouts: self.timeouts })
+        let connection = Connection::open(&self.address, self.timeouts).await?;
+        Ok(Session { connection, timeouts: self.timeouts })
     }
 }
 
@@ -50,14 +49,13 @@ impl Client {
 #[derive(Debug)]
 pub struct Session {
     connection: Connection,
-    process: ProcessInfo,
     timeouts: Timeouts,
 }
 
 impl Session {
-    /// The process at the other end, as of the last look.
-    pub fn process(&self) -> &ProcessInfo {
-        &self.process
+    /// The process at the other end.
+    pub async fn process(&mut self) -> Result<ProcessInfo> {
+        self.connection.process().await
     }
 
     /// Reads the process and the servers of `backends`. `with_sessions` also counts each server's
@@ -74,7 +72,6 @@ impl Session {
         if with_sessions && matches!(address, SocketAddress::Master(_)) {
             old_workers::add_sessions(address, self.timeouts, backends, &mut observed).await?;
         }
-        self.process = observed.process.clone();
         Ok(observed)
     }
 

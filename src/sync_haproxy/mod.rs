@@ -29,8 +29,12 @@ use crate::config::{Effective, Flags, Globals, Setting as _};
 use crate::daemon::{self, DaemonArgs, Reload};
 use crate::error::CommandResult;
 use crate::output::OutputFormat;
+pub use feed::{View, Views};
+pub use pass::{Engine, Pass};
 pub(crate) use settings::Settings;
+pub use table::{Held, Table};
 use target::ModeName;
+pub use target::{Filter, Mode, Selector, Target};
 
 /// Keep one HAProxy equal to the slot table, without a reload
 ///

@@ -121,7 +121,7 @@ impl Engine {
 
     /// Asks HAProxy for its process: cheap.
     pub async fn process(&self) -> haproxy::Result<ProcessInfo> {
-        let process = self.client.session().await?.process().clone();
+        let process = self.client.session().await?.process().await?;
         self.running(&process)?;
         Ok(process)
     }
@@ -143,8 +143,9 @@ impl Engine {
         let restarted = self.meet(&observed.process);
         let mut tried = BTreeSet::new();
         let mut applied = 0;
+        let mut plans = self.plans(&wanted, &observed);
         for _ in 0..MAX_ROUNDS {
-            let actions = self.actions(&wanted, &observed);
+            let actions = actions(&mut plans);
             if actions.is_empty() {
                 break;
             }
@@ -153,9 +154,10 @@ impl Engine {
             applied += results.iter().filter(|result| result.is_ok()).count();
             self.learn(&actions, results, &mut tried);
             observed = settle(&mut session, &backends, drains, &commands).await?;
+            plans = self.plans(&wanted, &observed);
         }
         self.running(&observed.process)?;
-        let targets = self.looks(&wanted, &observed);
+        let targets = self.looks(plans);
         self.forget_refusals();
         Ok(Pass { process: observed.process, restarted, applied, targets })
     }
@@ -181,7 +183,8 @@ impl Engine {
     /// nothing yet.
     pub async fn state(&self) -> haproxy::Result<Option<(String, Option<Problem>)>> {
         let mut session = self.client.session().await?;
-        if self.is_new(session.process()) || session.process().stopping {
+        let process = session.process().await?;
+        if self.is_new(&process) || process.stopping {
             return Ok(None);
         }
         let state = session.raw("show servers state").await?;
@@ -225,20 +228,6 @@ impl Engine {
             self.learnt.fill(Learnt::default());
         }
         restarted
-    }
-
-    /// What to do now, with the position of each action's target.
-    fn actions(
-        &self,
-        wanted: &[Option<(Revision, Wanted)>],
-        observed: &Observed,
-    ) -> Vec<(usize, Action)> {
-        let plans = self.plans(wanted, observed).into_iter().enumerate();
-        let actions = |(target, plan): (usize, Option<(Revision, Plan)>)| {
-            let actions = plan.map_or_else(Vec::new, |(_, plan)| plan.actions);
-            actions.into_iter().map(move |action| (target, action))
-        };
-        plans.flat_map(actions).collect()
     }
 
     fn plans(
@@ -302,13 +291,9 @@ impl Engine {
         }
     }
 
-    fn looks(
-        &self,
-        wanted: &[Option<(Revision, Wanted)>],
-        observed: &Observed,
-    ) -> Vec<Option<Look>> {
-        let plans = self.plans(wanted, observed).into_iter();
+    fn looks(&self, plans: Vec<Option<(Revision, Plan)>>) -> Vec<Option<Look>> {
         plans
+            .into_iter()
             .zip(&self.learnt)
             .map(|(plan, learnt)| {
                 let (revision, plan) = plan?;
@@ -332,6 +317,14 @@ pub struct Preview {
 
 fn drains(wanted: &Wanted) -> bool {
     wanted.held().any(|(_, desired)| matches!(desired, Desired::Drain { .. }))
+}
+
+/// Takes what to do now out of the plans, with the position of each action's target.
+fn actions(plans: &mut [Option<(Revision, Plan)>]) -> Vec<(usize, Action)> {
+    let plans = plans.iter_mut().enumerate();
+    let taken =
+        plans.filter_map(|(n, plan)| Some((n, std::mem::take(&mut plan.as_mut()?.1.actions))));
+    taken.flat_map(|(n, actions)| actions.into_iter().map(move |action| (n, action))).collect()
 }
 
 /// Observes until every new address shows, or it takes too long.

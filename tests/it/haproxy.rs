@@ -106,7 +106,7 @@ async fn every_command_works_over_every_way_in(version: Version) {
     let Some(haproxy) = Haproxy::start(options.on(version)) else { return };
     for (n, address) in ways(&haproxy).into_iter().enumerate() {
         let mut session = open(address.clone()).await;
-        assert_eq!(session.process().pid, haproxy.pid(), "{address}");
+        assert_eq!(session.process().await.unwrap().pid, haproxy.pid(), "{address}");
         let (s1, d1) = (refer("web", "s1"), refer("dyn", "d1"));
         let weight = u16::try_from(n).unwrap() + 20;
         let commands = [
@@ -256,7 +256,7 @@ async fn a_session_stays_with_its_worker_through_a_reload_or_ends(version: Versi
     let mut old = open(haproxy.unix()).await;
     let mut through_master = open(haproxy.master()).await;
     assert_eq!(kinds(&old.apply(&fill).await.unwrap()), [None; 2]);
-    let before = old.process().pid;
+    let before = old.process().await.unwrap().pid;
     let mut client = Client::connect(haproxy.frontend("web")).unwrap();
     assert_eq!(client.ask().unwrap(), "held");
 
