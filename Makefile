@@ -26,6 +26,10 @@ test: bootstrap-test ## Run every test, those on real servers too; ARGS picks so
 soak: bootstrap-test ## Run the tests with far more rounds; ARGS picks some by name
 	LBCTL_TEST_REQUIRE=1 LBCTL_TEST_SOAK=1 $(CARGO) test --locked --test it -- $(ARGS)
 
+.PHONY: bench
+bench: bootstrap-test ## Measure lbctl beside the barest peers; ARGS picks sections by name, or --json
+	LBCTL_TEST_REQUIRE=1 $(CARGO) bench --locked --bench limits -- $(ARGS)
+
 .PHONY: fuzz
 fuzz: bootstrap-fuzz ## Fuzz every parser, each FUZZ_SECONDS long; ARGS picks some by name
 	fuzz/run.sh $(FUZZ_SECONDS) $(ARGS)

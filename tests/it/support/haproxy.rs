@@ -28,7 +28,7 @@ pub enum Version {
 impl Version {
     pub const ALL: [Self; 4] = [Self::V2_6, Self::V3_0, Self::V3_2, Self::V3_4];
 
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::V2_6 => "2.6",
             Self::V3_0 => "3.0",

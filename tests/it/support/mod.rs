@@ -1,5 +1,5 @@
 //! What the tests share: deadlines, ports, child processes and the real servers.
-#![allow(dead_code, unused_imports, reason = "each test file uses a part")]
+#![allow(dead_code, unused_imports, unused_macros, reason = "each test file uses a part")]
 
 pub mod etcd;
 pub mod haproxy;

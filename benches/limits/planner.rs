@@ -1,0 +1,118 @@
+//! The planner of discover.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use lbctl::discover::plan::{
+    Answer, Content, Floors, Plan, Policy, StoredSlot, StoredSpec, Table, World, plan,
+};
+use lbctl::model::Timestamp;
+use lbctl::store::Revision;
+
+use super::fixture::{numbers, record, server, slot, spec};
+use super::report::{Report, Row, Target, Unit};
+use super::samples::{Samples, time};
+
+const SLOTS: u32 = 10_000;
+
+/// Ten times as many, as far as slots are numbered.
+const MANY: u32 = 99_999;
+
+pub fn measure(report: &mut Report) {
+    type Case = (&'static str, fn(u32) -> Table, fn(u32) -> Answer);
+    let cases: [Case; 4] = [
+        ("onto as many empty slots", empty, |n| answer(1, n)),
+        ("that have their slots already", full, |n| answer(1, n)),
+        ("each in the place of another", full, |n| answer(2, n)),
+        ("each at another address", full, moved),
+    ];
+    for (what, table, answer) in cases {
+        let few = samples(SLOTS, table, answer, 31).median();
+        let name = format!("planner: {SLOTS} endpoints {what}");
+        let target = Target::AtMost(20.0);
+        report.add(Row { what: name, unit: Unit::Milliseconds, figure: few, peer: None, target });
+        let many = samples(MANY, table, answer, 5).median();
+        let name = format!("planner: {MANY} endpoints {what}; the peer is n log n from {SLOTS}");
+        let (figure, peer) = (many, Some(few * n_log_n(MANY) / n_log_n(SLOTS)));
+        // Ten times the data no longer fits the caches.
+        let target = Target::RatioAtMost(2.0);
+        report.add(Row { what: name, unit: Unit::Milliseconds, figure, peer, target });
+    }
+}
+
+fn n_log_n(n: u32) -> f64 {
+    f64::from(n) * f64::from(n).log2()
+}
+
+fn samples(
+    count: u32,
+    table: fn(u32) -> Table,
+    answer: fn(u32) -> Answer,
+    rounds: usize,
+) -> Samples {
+    let (policy, table, answer) = (policy(count), table(count), answer(count));
+    let none = BTreeSet::new();
+    let world = World {
+        policy: &policy,
+        table: &table,
+        answer: Some(&answer),
+        confirmed: &none,
+        kept: &none,
+        recent: &none,
+        reports: &[],
+        now: Timestamp::UNIX_EPOCH + Duration::from_secs(1),
+    };
+    let mut samples = Samples::default();
+    for _ in 0..rounds {
+        let mut planned = Plan::default();
+        samples.push(time(|| planned = plan(&world)));
+        assert!(planned.refused.is_none(), "the planner refused to do it");
+    }
+    samples
+}
+
+fn policy(slots: u32) -> Policy {
+    let spec = spec(slots, 100);
+    Policy {
+        slots,
+        ramp: spec.ramp,
+        drain_deadline: spec.drain_deadline,
+        rest: spec.rest,
+        floors: Floors {
+            max_drop_percent: 100,
+            min_servers: 0,
+            allow_drop: true,
+            window: Duration::from_secs(60),
+        },
+        drain_vanished: true,
+    }
+}
+
+fn empty(_: u32) -> Table {
+    Table::default()
+}
+
+fn full(slots: u32) -> Table {
+    let modified = Revision(1);
+    let stored = |number| {
+        let content = Content::Sound(record(server(1, number)));
+        (slot(number), StoredSlot { modified, content })
+    };
+    Table {
+        spec: Some(StoredSpec { modified, spec: Some(spec(slots, 100)) }),
+        slots: numbers(slots).map(stored).collect(),
+        strays: Vec::new(),
+    }
+}
+
+fn answer(generation: u8, count: u32) -> Answer {
+    Answer::of(numbers(count).map(|number| server(generation, number)))
+}
+
+/// The same servers at other addresses.
+fn moved(count: u32) -> Answer {
+    Answer::of(numbers(count).map(|number| {
+        let address = server(2, number).address;
+        lbctl::model::Endpoint { address, ..server(1, number) }
+    }))
+}
