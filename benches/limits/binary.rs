@@ -8,9 +8,9 @@ use super::support::lbctl;
 
 pub fn measure(report: &mut Report) {
     #[expect(clippy::cast_precision_loss, reason = "far under 2^52")]
-    let size = std::fs::metadata(lbctl()).unwrap().len() as f64 / (1024.0 * 1024.0);
+    let size = std::fs::metadata(lbctl()).unwrap().len() as f64 / 1e6;
     let (what, target) = ("size of the stripped program".into(), Target::AtMost(25.0));
-    report.add(Row { what, unit: Unit::Mib, figure: size, peer: None, target });
+    report.add(Row { what, unit: Unit::Megabytes, figure: size, peer: None, target });
     let run = |program: &std::path::Path| {
         time(|| {
             let status =

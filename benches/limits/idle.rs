@@ -60,7 +60,12 @@ fn measure_on(report: &mut Report, store: &str, world: &World) {
             Row { what, unit, figure, peer: None, target: Target::AtMost(most) }
         };
         report.add(row("share of a core", Unit::Percent, share, 0.2));
-        report.add(row("resident memory", Unit::Mib, memory_kib(process) / 1024.0, 20.0));
+        report.add(row(
+            "resident memory",
+            Unit::Megabytes,
+            memory_kib(process) * 1.024 / 1000.0,
+            20.0,
+        ));
     }
     #[expect(clippy::cast_precision_loss, reason = "a handful")]
     let writes = (revision() - before) as f64;

@@ -7,7 +7,7 @@ use serde_json::json;
 pub enum Unit {
     Milliseconds,
     Percent,
-    Mib,
+    Megabytes,
     Bytes,
     PerSecond,
     Count,
@@ -19,7 +19,7 @@ impl Unit {
             Self::Milliseconds if figure < 10.0 => format!("{figure:.2} ms"),
             Self::Milliseconds => format!("{figure:.1} ms"),
             Self::Percent => format!("{figure:.3} %"),
-            Self::Mib => format!("{figure:.1} MiB"),
+            Self::Megabytes => format!("{figure:.1} MB"),
             Self::Bytes => format!("{figure:.0} B"),
             Self::PerSecond => format!("{figure:.0}/s"),
             Self::Count => format!("{figure:.0}"),
