@@ -329,6 +329,13 @@ impl Site {
         Some(all)
     }
 
+    /// Whether some `discover` has put a slot to rest.
+    pub fn has_rested(&self, (backend, server): &(&'static str, String)) -> bool {
+        let slot = server.trim_start_matches('s');
+        let line = format!("rest backend={backend} slot={slot} ");
+        self.hosts.iter().any(|host| host.discover.log().contains(&line))
+    }
+
     /// What the daemons said last.
     pub fn said(&self) -> String {
         let all = self.hosts.iter().flat_map(|host| [host.discover.tail(), host.sync.tail()]);
