@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use rustix::fs::OFlags;
@@ -25,8 +25,9 @@ const MAX_LEN: u64 = 8 * 1024 * 1024;
 /// A file that is still being written changes within this time.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// One that has lost endpoints is left alone for this long before that is believed: a program that
-/// writes it piece by piece may pause at the end of a line, where half a list looks like a whole one.
+/// One that was written in place and has lost endpoints is left alone for this long before that is
+/// believed: a program that writes it piece by piece may pause at the end of a line, where half a list
+/// looks like a whole one.
 const SETTLE_LOSS: Duration = Duration::from_secs(1);
 
 /// How long a file may go on changing before that is an error.
@@ -52,14 +53,16 @@ pub(super) async fn run(path: PathBuf, context: SourceContext, teller: Teller) {
 #[derive(Debug, Default)]
 struct Last {
     read: Option<(Fingerprint, Result<Answer, String>)>,
-    /// Who was in the last good list.
-    known: BTreeSet<EndpointId>,
+    /// The last good list, and who was in it.
+    believed: Option<(Fingerprint, BTreeSet<EndpointId>)>,
 }
 
 /// Reads the file if it is another one than at the last look, once it is left alone.
 async fn look(path: &Path, last: &mut Last) -> Result<Answer, String> {
     let answer = settled(path, last).await?;
-    last.known = answer.endpoints.keys().cloned().collect();
+    if let Some((read, _)) = &last.read {
+        last.believed = Some((*read, answer.endpoints.keys().cloned().collect()));
+    }
     Ok(answer)
 }
 
@@ -79,7 +82,7 @@ async fn settled(path: &Path, last: &mut Last) -> Result<Answer, String> {
         if for_time(SETTLE) {
             let result = read_if_new(path, now, last).await;
             match result {
-                Some(Ok(answer)) if loses(&answer, last) && !for_time(SETTLE_LOSS) => {}
+                Some(Ok(answer)) if may_be_half(&now, &answer, last) && !for_time(SETTLE_LOSS) => {}
                 Some(result) => return result,
                 // Replaced in between.
                 None => {}
@@ -95,8 +98,9 @@ async fn settled(path: &Path, last: &mut Last) -> Result<Answer, String> {
     }
 }
 
-fn loses(answer: &Answer, last: &Last) -> bool {
-    last.known.iter().any(|id| !answer.endpoints.contains_key(id))
+fn may_be_half(now: &Fingerprint, answer: &Answer, last: &Last) -> bool {
+    let Some((believed, known)) = &last.believed else { return false };
+    now.is_same_file(believed) && known.iter().any(|id| !answer.endpoints.contains_key(id))
 }
 
 /// What the file says; `None` if it is not the one of this fingerprint any more.
@@ -129,6 +133,8 @@ async fn read_if_new(
 struct Fingerprint {
     device: u64,
     inode: u64,
+    /// Numbers of files that are gone are given again.
+    born: Option<SystemTime>,
     len: u64,
     modified: (i64, i64),
     changed: (i64, i64),
@@ -144,17 +150,25 @@ impl Fingerprint {
         Ok(Self {
             device: metadata.dev(),
             inode: metadata.ino(),
+            // Not every file system knows.
+            born: metadata.created().ok(),
             len: metadata.len(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         })
     }
 
+    /// Whether the same file was written to, where another one may have been put in its place whole.
+    fn is_same_file(&self, other: &Self) -> bool {
+        let identity = |file: &Self| (file.device, file.inode, file.born);
+        identity(self) == identity(other)
+    }
+
     /// Not changed within the last moments, nor in what this host's clock calls the future.
     fn is_older_than(&self, time: Duration) -> bool {
         let (seconds, nanos) = self.changed;
         let changed = Duration::new(seconds.unsigned_abs(), u32::try_from(nanos).unwrap_or(0));
-        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         now.checked_sub(changed).is_some_and(|age| age >= time)
     }
 }
@@ -278,5 +292,29 @@ mod tests {
         };
         let (answer, ()) = tokio::join!(read_once(&path), writer);
         assert_eq!(answer.unwrap().endpoints.len(), 5);
+    }
+
+    #[tokio::test]
+    async fn a_list_that_is_put_in_its_place_whole_is_believed_however_often_another_follows() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, new) = (folder.path().join("web.yaml"), folder.path().join("web.new"));
+        let put = |list: &str| {
+            std::fs::write(&new, list).unwrap();
+            std::fs::rename(&new, &path).unwrap();
+        };
+        put("- 10.0.0.1:80\n- 10.0.0.2:80\n");
+        let mut last = Last::default();
+        look(&path, &mut last).await.unwrap();
+        put("- 10.0.0.1:80\n");
+        let writer = async {
+            for _ in 0..20 {
+                tokio::time::sleep(SETTLE * 3).await;
+                put("- 10.0.0.1:80\n");
+            }
+        };
+        tokio::select! {
+            answer = look(&path, &mut last) => assert_eq!(answer.unwrap().endpoints.len(), 1),
+            () = writer => panic!("no list was read among twenty"),
+        }
     }
 }

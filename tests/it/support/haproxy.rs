@@ -228,6 +228,12 @@ impl Haproxy {
         self.process.tail()
     }
 
+    /// What it logged of requests and sessions that did not go well, with how they ended.
+    pub fn failures(&self) -> String {
+        let log = self.process.log();
+        log.lines().filter(|line| line.contains(" front-")).collect::<Vec<_>>().join("\n")
+    }
+
     /// Where the frontend of a backend listens.
     pub fn frontend(&self, backend: &str) -> SocketAddr {
         let index = self.options.backends.iter().position(|b| b.name == backend).unwrap();
@@ -374,8 +380,8 @@ fn configuration(dir: &Path, options: &Options, ports: &[u16], stats_port: u16) 
     let mut text = format!(
         "global\n  stats socket {socket} level {level}\n  \
          stats socket ipv4@127.0.0.1:{stats_port} level {level}\n  \
-         server-state-file {state}\n{global}\
-         defaults\n  timeout connect 2s\n  timeout client 60s\n  timeout server 60s\n",
+         log stdout format raw local0\n  server-state-file {state}\n{global}\
+         defaults\n  log global\n  option dontlog-normal\n  timeout connect 2s\n  timeout client 60s\n  timeout server 60s\n",
         socket = dir.join("stats.sock").display(),
         state = dir.join("servers.state").display(),
     );
@@ -389,7 +395,7 @@ fn write_backend(text: &mut String, backend: &Backend, port: u16) {
     let Backend { name, slots, prefix, mode, balance, server, loaded, lines } = backend;
     write!(
         text,
-        "frontend front-{name}\n  mode {mode}\n  bind 127.0.0.1:{port}\n  default_backend {name}\n\
+        "frontend front-{name}\n  mode {mode}\n  option {mode}log\n  bind 127.0.0.1:{port}\n  default_backend {name}\n\
          backend {name}\n  mode {mode}\n  balance {balance}\n{lines}"
     )
     .unwrap();

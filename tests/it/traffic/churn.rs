@@ -15,9 +15,13 @@ use tokio::time::{Instant, sleep};
 use super::fleet::{Fleet, LISTED, REGISTERED};
 use crate::support::{LightServer, endpoint, eventually_async};
 
+/// How the ids of servers begin.
+pub const REGISTERED_ID: &str = "r";
+pub const LISTED_ID: &str = "f";
+
 /// How many servers each table has.
 const FEWEST: usize = 4;
-const MOST: usize = 7;
+pub const MOST: usize = 7;
 
 /// A server so old surely serves.
 const GROWN_UP: Duration = Duration::from_secs(3);
@@ -117,7 +121,7 @@ impl Registered {
     /// A new server, at times where one was before.
     fn join(&mut self, late: bool) {
         self.count += 1;
-        let id = format!("r{}", self.count);
+        let id = format!("{REGISTERED_ID}{}", self.count);
         let again = !self.left.is_empty() && self.rng.bool();
         let address = again.then(|| self.left.swap_remove(self.rng.usize(..self.left.len())));
         let (leave, told) = oneshot::channel();
@@ -253,20 +257,22 @@ impl Listed {
         }
     }
 
-    /// It has served for a while, and nothing else is asked of it.
+    /// It has served for a while where it is, and nothing else is asked of it.
     fn is_grown_up(&self, record: &SlotRecord) -> bool {
         let since = Timestamp::now().duration_since(record.since);
+        let wanted = self.wanted.get(record.endpoint.id.as_str());
         Duration::try_from(since).is_ok_and(|age| age > GROWN_UP)
-            && self
-                .wanted
-                .get(record.endpoint.id.as_str())
-                .is_some_and(|wanted| wanted.since.elapsed() > GROWN_UP && !wanted.endpoint.leaving)
+            && wanted.is_some_and(|wanted| {
+                wanted.since.elapsed() > GROWN_UP
+                    && !wanted.endpoint.leaving
+                    && wanted.endpoint.address == record.endpoint.address
+            })
     }
 
     /// Another id at an old address, or at a new one.
     async fn add(&mut self, address: Option<SocketAddr>) {
         self.count += 1;
-        let id = format!("f{}", self.count);
+        let id = format!("{LISTED_ID}{}", self.count);
         let address = match address {
             Some(address) => address,
             None => self.serve(&id).await,

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lbctl::daemon::{OwnedTask, spawn_owned};
+use lbctl::model::Timestamp;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -65,6 +66,7 @@ pub struct Tally {
     pub slowest: Duration,
     /// By the server that answered.
     pub by: BTreeMap<String, u64>,
+    pub first_failure: Option<Timestamp>,
     told: Vec<String>,
 }
 
@@ -102,12 +104,13 @@ impl Tally {
         for (name, count) in other.by {
             *self.by.entry(name).or_default() += count;
         }
+        self.first_failure = self.first_failure.or(other.first_failure);
         self.told.extend(other.told);
     }
 
     /// The numbers, and the first failures.
     pub fn say(&self) -> String {
-        let Self { answered, sent_again, failed, slowest, by, told } = self;
+        let Self { answered, sent_again, failed, slowest, by, told, .. } = self;
         let servers = by.len();
         let mut text = format!(
             "{answered} answered by {servers} servers, {sent_again} sent again, {failed} failed, slowest {slowest:?}"
@@ -155,7 +158,8 @@ impl State {
             Err(_elapsed) => "no answer".to_owned(),
         };
         tally.failed += 1;
-        let now = lbctl::model::Timestamp::now();
+        let now = Timestamp::now();
+        tally.first_failure.get_or_insert(now);
         if tally.told.len() < TOLD {
             let text = format!(
                 "{:?} at {now}, {:?} after it was due: {failure}",

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lbctl::model::{SlotRecord, SlotState, keys};
+use lbctl::model::{SlotRecord, SlotState, Timestamp, keys};
 use lbctl::store::{self, SharedStore};
 use tempfile::TempDir;
 use tokio::task::block_in_place;
@@ -171,9 +171,27 @@ impl Fleet {
         let [a, b] = self.discovers.each_ref().map(|d| d.lock().unwrap().tail());
         format!("{a}\n{b}\n{}\n{}", self.sync.tail(), self.haproxy.tail())
     }
+
+    /// What happened around a moment, and what HAProxy says of requests that failed.
+    pub fn say_around(&self, moment: Timestamp) -> String {
+        let before = moment - Duration::from_secs(1);
+        let seconds = [before, moment].map(|moment| moment.to_string()[..SECOND].to_owned());
+        let [a, b] = self.discovers.each_ref().map(|d| d.lock().unwrap().log());
+        let mut said = String::new();
+        for (name, log) in [("discover-0", a), ("discover-1", b), ("sync-haproxy", self.sync.log())]
+        {
+            said.push_str(&format!("--- {name} said around {moment}:\n"));
+            let near = |line: &&str| seconds.iter().any(|second| line.starts_with(second));
+            log.lines().filter(near).for_each(|line| said.push_str(&format!("{line}\n")));
+        }
+        format!("{said}--- HAProxy said of requests that failed:\n{}", self.haproxy.failures())
+    }
 }
 
 const CONFIG: &str = "lbctl.toml";
+
+/// How much of a timestamp says the second.
+const SECOND: usize = "2026-01-01T00:00:00".len();
 
 fn configuration(file: &Path, haproxy: &Haproxy, setup: Setup) -> String {
     let socket = if setup.through_master { haproxy.master() } else { haproxy.unix() };

@@ -74,9 +74,17 @@ async fn world(setup: Setup, outage: Outage, seed: u64) -> (bool, String) {
     }
     fleet.go_on();
     let mut whole = true;
+    let mut failures = Vec::new();
     let mut end = |phase: &str| {
         let tally = fleet.take();
         whole &= tally.failed == 0 && tally.answered > 0;
+        if phase == "churn" {
+            // Both kinds of servers truly came and went.
+            let came = |kind| tally.by.keys().filter(|name| name.starts_with(kind)).count();
+            whole &=
+                came(churn::REGISTERED_ID) > churn::MOST && came(churn::LISTED_ID) > churn::MOST;
+        }
+        failures.extend(tally.first_failure);
         said.push_str(&format!("\n  {phase}: {}", tally.say()));
     };
     sleep(Duration::from_secs(soak(60, 900))).await;
@@ -103,6 +111,9 @@ async fn world(setup: Setup, outage: Outage, seed: u64) -> (bool, String) {
     said.push_str(&format!("\n  {changes} changes"));
     if !whole {
         said.push_str(&format!("\n{}", fleet.say()));
+        for moment in failures {
+            said.push_str(&format!("\n{}", fleet.say_around(moment)));
+        }
     }
     (whole, said)
 }
