@@ -43,9 +43,23 @@ pub(super) async fn run(path: PathBuf, context: SourceContext, teller: Teller) {
         if watcher.is_none() {
             watcher = watch_folder(&path, stirred.clone());
         }
+        // Before the look, so that a change during it is not missed.
+        let seen = Fingerprint::of(&path);
         let look = look(&path, &mut last).await;
         teller.tell(look);
-        _ = tokio::time::timeout(context.look_every, stirred.notified()).await.is_ok();
+        let changes = becomes_another(&path, &seen, &stirred);
+        _ = tokio::time::timeout(context.look_every, changes).await.is_ok();
+    }
+}
+
+/// Waits until the file is another one. Its folder stirs for other files too, such as a store's, and
+/// each look is planned with in full.
+async fn becomes_another(path: &Path, seen: &Result<Fingerprint, String>, stirred: &Notify) {
+    loop {
+        stirred.notified().await;
+        if Fingerprint::of(path) != *seen {
+            return;
+        }
     }
 }
 
@@ -250,6 +264,8 @@ fn watch_folder(path: &Path, stirred: Arc<Notify>) -> Option<RecommendedWatcher>
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
 
     async fn read_once(path: &Path) -> Result<Answer, String> {
@@ -275,6 +291,23 @@ mod tests {
         );
         std::fs::write(&path, [0xff, 0xfe]).unwrap();
         assert!(read_once(&path).await.unwrap_err().contains("UTF-8"));
+    }
+
+    #[tokio::test]
+    async fn only_a_change_of_the_file_itself_is_a_reason_to_look_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, stirred) = (folder.path().join("web.yaml"), Notify::new());
+        std::fs::write(&path, "- 10.0.0.1:80\n").unwrap();
+        let seen = Fingerprint::of(&path);
+        std::fs::write(folder.path().join("lbctl.db-wal"), "a store").unwrap();
+        stirred.notify_one();
+        assert!(becomes_another(&path, &seen, &stirred).now_or_never().is_none());
+        std::fs::write(&path, "- 10.0.0.1:80\n- 10.0.0.2:80\n").unwrap();
+        stirred.notify_one();
+        assert!(becomes_another(&path, &seen, &stirred).now_or_never().is_some());
+        std::fs::remove_file(&path).unwrap();
+        stirred.notify_one();
+        assert!(becomes_another(&path, &seen, &stirred).now_or_never().is_some());
     }
 
     #[tokio::test]
