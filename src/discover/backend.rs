@@ -3,7 +3,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -170,9 +169,9 @@ impl Backend {
         if self.table.stale().is_some() {
             self.absences.interrupted();
         }
-        let table = self.read_table();
+        let table = Arc::new(self.read_table());
         let blind = self.blind();
-        let plan = self.plan(&table);
+        let plan = self.plan(&table).await;
         reporter.seen(&Seen {
             settings: &self.settings,
             table: &table,
@@ -244,23 +243,35 @@ impl Backend {
         Table::read(&self.settings.name, self.table.entries().values())
     }
 
-    fn plan(&mut self, table: &Table) -> Plan {
+    /// Plans on a thread of its own, which a stop leaves behind: a hundred thousand endpoints take a
+    /// moment, in which the election that renews the lease must go on.
+    async fn plan(&mut self, table: &Arc<Table>) -> Plan {
+        let policy = self.settings.policy.clone();
+        let (table, look) = (table.clone(), self.look.clone());
         let confirmed = self.absences.confirmed(self.settings.confirm.passes);
-        let window = self.settings.policy.floors.window;
-        let recent = self.absences.recent(Instant::now(), window);
+        let kept = self.absences.kept().clone();
+        let recent = self.absences.recent(Instant::now(), policy.floors.window);
         let reports = self.all_reports();
-        let answer = self.look.as_ref().and_then(|look| look.result.as_ref().ok());
-        let world = World {
-            policy: &self.settings.policy,
-            table,
-            answer,
-            confirmed: &confirmed,
-            kept: self.absences.kept(),
-            recent: &recent,
-            reports: &reports,
-            now: now(),
-        };
-        beside_the_runtime(|| plan(&world))
+        let planned = tokio::task::spawn_blocking(move || {
+            plan(&World {
+                policy: &policy,
+                table: &table,
+                answer: look.as_ref().and_then(|look| look.result.as_ref().ok()),
+                confirmed: &confirmed,
+                kept: &kept,
+                recent: &recent,
+                reports: &reports,
+                now: now(),
+            })
+        });
+        match planned.await {
+            Ok(plan) => plan,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is going away, and this task with it.
+                Err(_cancelled) => std::future::pending().await,
+            },
+        }
     }
 
     /// The reports of all HAProxies, also of those that have just vanished: an outage of the store
@@ -296,15 +307,6 @@ impl Backend {
             Pass::Busy(_) => retry.unwrap_or(idle),
             Pass::Blind(_) => idle,
         }
-    }
-}
-
-/// A hundred thousand endpoints take a moment, in which this thread's other tasks, such as the
-/// election that renews the lease, must go on.
-fn beside_the_runtime<T>(work: impl FnOnce() -> T) -> T {
-    match Handle::current().runtime_flavor() {
-        RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
-        _ => work(),
     }
 }
 

@@ -287,6 +287,6 @@ fn stops_soon(discover: &mut Process) {
     let asked = Instant::now();
     discover.signal("TERM");
     assert!(discover.wait().success(), "{}", discover.tail());
-    // It takes some ten milliseconds; here are others that build and test at the same time.
-    assert!(asked.elapsed() < Duration::from_secs(8), "it took {:?}", asked.elapsed());
+    // It takes some ten milliseconds, whatever is read or planned at that moment.
+    assert!(asked.elapsed() < Duration::from_secs(1), "it took {:?}", asked.elapsed());
 }
