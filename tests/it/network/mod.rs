@@ -117,8 +117,10 @@ fn cut(
     );
 }
 
-/// Its HAProxy is as it was, and serves with what it can reach.
+/// Its HAProxy is as it was, and serves with what it can reach; its daemons say that they know no
+/// better.
 fn keeps_serving(site: &Site, host: usize, before: &Settings, _left: &str) {
+    site.wait_for_not_ready(host);
     let own = site.servers(WEB, &[host]);
     site.wait_for_up(host, &own);
     for _ in 0..20 {

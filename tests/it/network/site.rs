@@ -302,6 +302,17 @@ impl Site {
         }
     }
 
+    /// Waits until the daemons of a host say that they are not ready, since the store is away.
+    pub fn wait_for_not_ready(&self, host: usize) {
+        for (daemon, port) in [("discover", DISCOVER), ("sync", SYNC)] {
+            let what = format!("{daemon} {} not to be ready\n{}", HOSTS[host], self.said());
+            eventually(&what, || {
+                let said = get((side_address(host), port).into(), "/readyz")?;
+                (said.contains("503 ") && said.contains("store unavailable")).then_some(())
+            });
+        }
+    }
+
     /// The ids in the registry, in order; `None` where etcd does not answer.
     pub fn registered(&self, backend: &str) -> Option<Vec<String>> {
         let entries = self.list(&keys::registry(&backend.parse().unwrap()))?;

@@ -9,6 +9,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::support::Random;
+
 /// Where VXLAN's datagrams go, on either side.
 pub(super) const PORT: u16 = 4789;
 
@@ -50,6 +52,8 @@ pub(super) struct Relay {
     links: Links,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
+    /// What gets lost; with the test it says how to have it again.
+    _random: Random,
 }
 
 /// By sender and receiver.
@@ -63,16 +67,18 @@ impl Relay {
         let links = Arc::new(Mutex::new(vec![vec![Link::default(); count]; count]));
         let (stop, shared) = (CancellationToken::new(), links.clone());
         let stopped = stop.clone();
+        let mut random = Random::new();
+        let losses = addresses.iter().map(|_| random.rng.fork()).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let thread = std::thread::spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = relay(addresses, shared) => {}
+                    () = relay(addresses, shared, losses) => {}
                     () = stopped.cancelled() => {}
                 }
             });
         });
-        Self { links, stop, thread: Some(thread) }
+        Self { links, stop, thread: Some(thread), _random: random }
     }
 
     pub(super) fn set(&self, from: usize, to: usize, link: Link) {
@@ -90,13 +96,13 @@ impl Drop for Relay {
 
 type Frame = (Instant, Vec<u8>);
 
-async fn relay(addresses: Vec<Ipv4Addr>, links: Links) {
+async fn relay(addresses: Vec<Ipv4Addr>, links: Links, losses: Vec<fastrand::Rng>) {
     let mut sockets = Vec::new();
     for address in addresses {
         sockets.push(Arc::new(UdpSocket::bind((address, PORT)).await.unwrap()));
     }
     let mut tasks = JoinSet::new();
-    for (from, socket) in sockets.iter().enumerate() {
+    for ((from, socket), losses) in sockets.iter().enumerate().zip(losses) {
         let queues = (0..sockets.len()).map(|to| {
             let (queue, frames) = unbounded_channel();
             let host = super::side_address(to);
@@ -104,7 +110,7 @@ async fn relay(addresses: Vec<Ipv4Addr>, links: Links) {
             queue
         });
         let queues = queues.collect();
-        tasks.spawn(accept(from, socket.clone(), queues, links.clone()));
+        tasks.spawn(accept(from, socket.clone(), queues, links.clone(), losses));
     }
     if let Some(ended) = tasks.join_next().await {
         panic!("a part of the relay ended: {ended:?}");
@@ -116,6 +122,7 @@ async fn accept(
     socket: Arc<UdpSocket>,
     queues: Vec<UnboundedSender<Frame>>,
     links: Links,
+    mut losses: fastrand::Rng,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
@@ -124,7 +131,7 @@ async fn accept(
         let frame = &buffer[..len];
         for (to, queue) in queues.iter().enumerate() {
             let link = links.lock().unwrap()[from][to];
-            let passes = !link.cut && fastrand::u8(..100) >= link.loss;
+            let passes = !link.cut && losses.u8(..100) >= link.loss;
             if from != to && is_for(frame, to) && passes {
                 // The receiver lives as long as this task.
                 _ = queue.send((Instant::now() + link.delay, frame.to_vec())).is_ok();
