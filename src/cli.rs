@@ -80,7 +80,13 @@ pub fn main() -> ExitCode {
 }
 
 fn start(cli: Cli) -> CommandResult {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if !matches!(cli.command, Command::Serve(_)) {
+        // The others mostly wait, and each thread keeps memory of its own (glibc's arenas): a
+        // megabyte and more of a discover with a thousand servers.
+        builder.worker_threads(1);
+    }
+    let runtime = builder
         .enable_all()
         .build()
         .map_err(|error| CommandError::from(anyhow::Error::new(error).context("cannot start")))?;
