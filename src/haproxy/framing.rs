@@ -54,11 +54,16 @@ impl Framer {
             return Progress::TooLarge;
         }
         let mut chunk = chunk;
-        while let Some(end) = chunk.iter().position(|byte| *byte == b'\n') {
-            let mut line = std::mem::take(&mut self.rest);
-            line.extend_from_slice(&chunk[..end]);
-            chunk = &chunk[end + 1..];
-            self.line(&line);
+        while let Some(end) = memchr::memchr(b'\n', chunk) {
+            let (line, rest) = chunk.split_at(end);
+            chunk = &rest[1..];
+            if self.rest.is_empty() {
+                self.line(line);
+            } else {
+                let mut whole = std::mem::take(&mut self.rest);
+                whole.extend_from_slice(line);
+                self.line(&whole);
+            }
         }
         self.rest.extend_from_slice(chunk);
         self.progress()

@@ -48,8 +48,9 @@ pub(super) fn servers(reply: &str) -> Result<Rows, ParseError> {
     }
     let columns = StateColumns::read(lines.next())?;
     let mut rows = Rows { proxy: None, servers: Vec::new() };
+    let mut fields = Vec::with_capacity(columns.count);
     for (line, text) in lines {
-        let row = Row::read(line, text, ' ', columns.count)?;
+        let row = Row::read(line, text, ' ', columns.count, &mut fields)?;
         rows.proxy.get_or_insert(row.number(columns.proxy, "be_id")?);
         rows.servers.push(columns.server(&row)?);
     }
@@ -66,8 +67,9 @@ pub(super) fn sessions(reply: &str) -> Result<HashMap<(String, String), u64>, Pa
     let at = |name| column(header, &names, name);
     let (proxy, server, current, queued) = (at("pxname")?, at("svname")?, at("scur")?, at("qcur")?);
     let mut sessions = HashMap::new();
+    let mut fields = Vec::with_capacity(names.len());
     for (line, text) in lines {
-        let row = Row::read(line, text, ',', names.len())?;
+        let row = Row::read(line, text, ',', names.len(), &mut fields)?;
         let name =
             (row.field(proxy, "pxname")?.to_owned(), row.field(server, "svname")?.to_owned());
         let current: u64 = row.number(current, "scur")?;
@@ -121,7 +123,7 @@ impl StateColumns {
         })
     }
 
-    fn server(&self, row: &Row<'_>) -> Result<ObservedServer, ParseError> {
+    fn server(&self, row: &Row<'_, '_>) -> Result<ObservedServer, ParseError> {
         /// `CHK_ST_CONFIGURED` and `CHK_ST_ENABLED`.
         const CONFIGURED: u32 = 0x02;
         const ENABLED: u32 = 0x04;
@@ -142,16 +144,24 @@ impl StateColumns {
     }
 }
 
-struct Row<'a> {
+struct Row<'a, 'f> {
     line: usize,
     text: &'a str,
-    fields: Vec<&'a str>,
+    fields: &'f [&'a str],
 }
 
-impl<'a> Row<'a> {
+impl<'a, 'f> Row<'a, 'f> {
     /// A line with less than its table has columns was cut, so that its last field may be half one.
-    fn read(line: usize, text: &'a str, by: char, columns: usize) -> Result<Self, ParseError> {
-        let fields: Vec<&str> = text.split(by).collect();
+    /// `fields` is what the row before was split into: thousands of rows need but one.
+    fn read(
+        line: usize,
+        text: &'a str,
+        by: char,
+        columns: usize,
+        fields: &'f mut Vec<&'a str>,
+    ) -> Result<Self, ParseError> {
+        fields.clear();
+        fields.extend(text.split(by));
         if fields.len() < columns {
             let problem = format!("it has {} of {columns} columns", fields.len());
             return Err(error(line, text, problem));

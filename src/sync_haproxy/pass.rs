@@ -14,7 +14,7 @@ use crate::haproxy::{
     self, Client, Command, CommandResult, Observed, ObservedServer, ProcessInfo, Rejection,
     RejectionKind, Session,
 };
-use crate::model::{BackendName, SlotNumber, Timestamp};
+use crate::model::{BackendName, ServerAddress, SlotNumber, Timestamp};
 use crate::store::Revision;
 
 /// A slot needs at most four: its address, its start, its weight once the algorithm is known to be
@@ -348,16 +348,20 @@ async fn settle(
 
 /// Whether every address that was set shows; a server that is not there has none to wait for.
 fn all_show(commands: &[Command], observed: &Observed) -> bool {
-    let named = observed.backends.iter().flat_map(|(backend, servers)| {
-        servers.iter().map(move |server| ((backend.as_str(), server.name.as_str()), server))
+    let set = commands.iter().filter_map(|command| match command {
+        Command::SetAddress { server, address } => {
+            Some(((server.backend.as_str(), server.server.as_str()), *address))
+        }
+        _ => None,
     });
-    let servers: HashMap<(&str, &str), &ObservedServer> = named.collect();
-    commands.iter().all(|command| match command {
-        Command::SetAddress { server, address } => servers
-            .get(&(server.backend.as_str(), server.server.as_str()))
-            .is_none_or(|server| plan::shows(server, *address)),
-        _ => true,
-    })
+    let set: HashMap<(&str, &str), ServerAddress> = set.collect();
+    let shows = |backend: &str, server: &ObservedServer| {
+        let address = set.get(&(backend, server.name.as_str()));
+        address.is_none_or(|address| plan::shows(server, *address))
+    };
+    let mut backends = observed.backends.iter();
+    set.is_empty()
+        || backends.all(|(backend, servers)| servers.iter().all(|server| shows(backend, server)))
 }
 
 #[cfg(test)]

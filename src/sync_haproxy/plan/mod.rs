@@ -149,10 +149,13 @@ impl Planner<'_> {
     }
 
     fn change(&self, slot: SlotNumber, desired: Desired, server: &ObservedServer) -> Option<Step> {
-        let name = self.server(slot);
         let admin = server.admin.state();
-        let set = |state| Command::SetState { server: name.clone(), state };
-        let stop = |state| Some(Step { urgency: Urgency::Stop, commands: vec![set(state)] });
+        // Most servers need nothing, and no name either.
+        let name = || self.server(slot);
+        let stop = |state| {
+            let commands = vec![Command::SetState { server: name(), state }];
+            Some(Step { urgency: Urgency::Stop, commands })
+        };
         let address = match desired {
             Desired::KeepAsIs => return None,
             Desired::Maint if admin == AdminState::Maint => return None,
@@ -160,20 +163,22 @@ impl Planner<'_> {
             Desired::Drain { address } | Desired::Ready { address, .. } => address,
         };
         if !shows(server, address) {
-            return Some(self.relocate(&name, server, address));
+            return Some(self.relocate(&name(), server, address));
         }
         match (desired, admin) {
             (Desired::Ready { weight, from_zero, .. }, AdminState::Ready) => {
-                self.reweigh(&name, server, weight, from_zero)
+                let weight = self.possible(weight, server);
+                (server.weight != weight.get())
+                    .then(|| self.reweigh(name(), server, weight, from_zero))
             }
             (Desired::Ready { weight, from_zero, .. }, AdminState::Drain) => {
-                Some(self.resume(&name, server, weight, from_zero))
+                Some(self.resume(&name(), server, weight, from_zero))
             }
             (Desired::Ready { weight, .. }, AdminState::Maint) => {
-                Some(self.start(&name, server, AdminState::Ready, weight))
+                Some(self.start(&name(), server, AdminState::Ready, weight))
             }
             (_, AdminState::Maint) => {
-                Some(self.start(&name, server, AdminState::Drain, Weight::ZERO))
+                Some(self.start(&name(), server, AdminState::Drain, Weight::ZERO))
             }
             (_, AdminState::Drain) => None,
             (_, AdminState::Ready) => stop(AdminState::Drain),
@@ -225,18 +230,18 @@ impl Planner<'_> {
         Step { urgency: Urgency::Start, commands }
     }
 
-    /// The weight of a ready server.
+    /// Another weight of a ready server.
     fn reweigh(
         &self,
-        name: &ServerRef,
+        name: ServerRef,
         server: &ObservedServer,
         weight: Weight,
         from_zero: bool,
-    ) -> Option<Step> {
-        let weigh = self.weigh(name, server.weight, self.possible(weight, server))?;
+    ) -> Step {
         let down =
             cut_short(server, from_zero).then(|| Command::SetHealthDown { server: name.clone() });
-        Some(Step { urgency: Urgency::Weigh, commands: down.into_iter().chain([weigh]).collect() })
+        let weigh = Command::SetWeight { server: name, weight };
+        Step { urgency: Urgency::Weigh, commands: down.into_iter().chain([weigh]).collect() }
     }
 
     /// Back from drain, where it kept its health.
