@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::connection::Connection;
 use super::reply::{CommandResult, classify};
-use super::{Command, Observed, ProcessInfo, Result, SocketAddress};
+use super::{Command, Glance, Observed, ProcessInfo, Result, SocketAddress};
 use super::{observe, old_workers};
 use crate::model::BackendName;
 
@@ -73,6 +73,15 @@ impl Session {
             old_workers::add_sessions(address, self.timeouts, backends, &mut observed).await?;
         }
         Ok(observed)
+    }
+
+    /// Reads the process and some servers alone: for each, its backend's number in
+    /// [`Observed::proxies`] and its own; `None` where it is not there.
+    pub async fn glance(
+        &mut self,
+        servers: &[(u32, u32)],
+    ) -> Result<(ProcessInfo, Vec<Option<Glance>>)> {
+        observe::glance(&mut self.connection, servers).await
     }
 
     /// Sends commands in as few lines as may be and matches every reply; the results are in the

@@ -87,12 +87,12 @@ fn cut_lines(text: &str, by: char) -> impl Iterator<Item = &str> {
 
 fn observed(address: &SocketAddress, backends: &[BackendName], replies: &[String]) {
     match observe::read_state(address, backends, replies) {
-        Ok((mut observed, proxies)) => {
+        Ok(mut observed) => {
             let known = |name: &String| backends.iter().any(|backend| backend.as_str() == name);
             assert!(observed.backends.keys().all(known), "{observed:?}");
             let rest = replies.get(1 + backends.len()..).unwrap_or_default();
-            _ = observe::read_sessions(address, &mut observed, &proxies, rest).is_ok();
-            for query in observe::session_queries(&proxies) {
+            _ = observe::read_sessions(address, &mut observed, rest).is_ok();
+            for query in observe::session_queries(&observed) {
                 assert!(connection::lines(&[query]).is_ok());
             }
         }

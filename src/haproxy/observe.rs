@@ -1,6 +1,9 @@
 use super::connection::Connection;
 use super::parse::{self, Rows};
-use super::{Error, Observed, ObservedServer, ParseError, RejectionKind, Result, SocketAddress};
+use super::{
+    Error, Glance, Observed, ObservedServer, ParseError, ProcessInfo, RejectionKind, Result,
+    SocketAddress,
+};
 use crate::model::BackendName;
 
 /// Reads the process and the servers of `backends`, with or without their live sessions.
@@ -11,10 +14,10 @@ pub(super) async fn state(
 ) -> Result<Observed> {
     let address = connection.address().clone();
     let replies = connection.ask(&state_queries(backends)).await?;
-    let (mut observed, proxies) = read_state(&address, backends, &replies)?;
+    let mut observed = read_state(&address, backends, &replies)?;
     if with_sessions {
-        let replies = connection.ask(&session_queries(&proxies)).await?;
-        read_sessions(&address, &mut observed, &proxies, &replies)?;
+        let replies = connection.ask(&session_queries(&observed)).await?;
+        read_sessions(&address, &mut observed, &replies)?;
     }
     Ok(observed)
 }
@@ -25,55 +28,69 @@ fn state_queries(backends: &[BackendName]) -> Vec<String> {
     std::iter::once("show info".to_owned()).chain(servers).collect()
 }
 
-/// Reads the replies to [`state_queries`], and the proxy id of each backend that has servers.
+/// Reads the replies to [`state_queries`].
 pub(super) fn read_state(
     address: &SocketAddress,
     backends: &[BackendName],
     replies: &[String],
-) -> Result<(Observed, Vec<Proxy>)> {
+) -> Result<Observed> {
     let queries = state_queries(backends);
     let mut answers =
         queries.iter().zip(replies).map(|(query, reply)| Answer { address, query, reply });
     let info = answers.next().unwrap_or(Answer { address, query: "show info", reply: "" });
     let process = info.read(parse::process)?;
-    let mut observed = Observed { process, backends: Default::default() };
-    let mut proxies = Vec::new();
+    let mut observed =
+        Observed { process, backends: Default::default(), proxies: Default::default() };
     for (backend, answer) in backends.iter().zip(answers) {
         if RejectionKind::of(answer.reply) == Some(RejectionKind::NoSuchBackend) {
             continue;
         }
         let Rows { proxy, servers } = answer.read(parse::servers)?;
         observed.backends.insert(backend.to_string(), servers);
-        proxies.extend(proxy.map(|id| Proxy { id, backend: backend.to_string() }));
+        observed.proxies.extend(proxy.map(|id| (backend.to_string(), id)));
     }
-    Ok((observed, proxies))
+    Ok(observed)
 }
 
-/// A backend under the number that `show stat` takes: a name could be a frontend's too.
-#[derive(Debug)]
-pub(super) struct Proxy {
-    id: u32,
-    backend: String,
+/// One `show stat` a backend, by its number: a name could be a frontend's too. Type 4 is servers.
+pub(super) fn session_queries(observed: &Observed) -> Vec<String> {
+    observed.proxies.values().map(|proxy| format!("show stat {proxy} 4 -1")).collect()
 }
 
-/// One `show stat` a backend. Type 4 is servers.
-pub(super) fn session_queries(proxies: &[Proxy]) -> Vec<String> {
-    proxies.iter().map(|proxy| format!("show stat {} 4 -1", proxy.id)).collect()
+/// Reads the process and one server each, of which the proxy's and its own number are given; `None`
+/// where it is not there.
+pub(super) async fn glance(
+    connection: &mut Connection,
+    servers: &[(u32, u32)],
+) -> Result<(ProcessInfo, Vec<Option<Glance>>)> {
+    let address = connection.address().clone();
+    let of = servers.iter().map(|(proxy, server)| format!("show stat {proxy} 4 {server}"));
+    let queries: Vec<String> = std::iter::once("show info".to_owned()).chain(of).collect();
+    let replies = connection.ask(&queries).await?;
+    let mut answers = queries.iter().zip(&replies).map(|(query, reply)| Answer {
+        address: &address,
+        query,
+        reply,
+    });
+    let info =
+        answers.next().unwrap_or(Answer { address: &address, query: "show info", reply: "" });
+    let process = info.read(parse::process)?;
+    let glances = answers.map(|answer| answer.read(parse::glance)).collect::<Result<_>>()?;
+    Ok((process, glances))
 }
 
 /// Adds the replies to [`session_queries`] to an observation.
 pub(super) fn read_sessions(
     address: &SocketAddress,
     observed: &mut Observed,
-    proxies: &[Proxy],
     replies: &[String],
 ) -> Result<()> {
-    let queries = session_queries(proxies);
-    for ((proxy, query), reply) in proxies.iter().zip(&queries).zip(replies) {
+    let queries = session_queries(observed);
+    for ((backend, query), reply) in observed.proxies.keys().zip(&queries).zip(replies) {
         let sessions = Answer { address, query, reply }.read(parse::sessions)?;
-        let servers: Option<&mut Vec<ObservedServer>> = observed.backends.get_mut(&proxy.backend);
+        let servers: Option<&mut Vec<ObservedServer>> = observed.backends.get_mut(backend);
         for server in servers.into_iter().flatten() {
-            server.sessions = sessions.get(&(proxy.backend.clone(), server.name.clone())).copied();
+            server.sessions = sessions.get(&(backend.clone(), server.name.clone())).copied();
         }
     }
     Ok(())

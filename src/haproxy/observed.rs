@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::AdminState;
 
@@ -64,4 +64,84 @@ pub struct Observed {
     /// By HAProxy's backend name, servers in HAProxy's order. A backend that was asked for and is
     /// not there has no entry.
     pub backends: BTreeMap<String, Vec<ObservedServer>>,
+    /// The number of each backend that has servers.
+    pub proxies: BTreeMap<String, u32>,
+}
+
+/// What `show stat` says of one server: less than `show servers state`, which only ever shows a
+/// whole backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Glance {
+    pub name: String,
+    pub address: Option<SocketAddr>,
+    /// As the user set it.
+    pub weight: u16,
+    /// `UP`, `UP 1/3`, `no check`, `DRAIN`, `DOWN`, `MAINT`, `MAINT (resolution)`, …
+    pub status: String,
+}
+
+impl Glance {
+    /// Whether it is what `server` is thought to be, as far as it tells. HAProxy says DRAIN of weight
+    /// 0 too, and DOWN whether a server drains or not.
+    pub fn agrees_with(&self, server: &ObservedServer) -> bool {
+        let address = server.address.map(|ip| SocketAddr::new(ip, server.port));
+        let says = |word| self.status.starts_with(word);
+        let state = match server.admin.state() {
+            AdminState::Maint => says("MAINT"),
+            AdminState::Drain => says("DRAIN") || says("DOWN"),
+            AdminState::Ready => !says("MAINT") && (!says("DRAIN") || server.weight == 0),
+        };
+        state && self.name == server.name && self.address == address && self.weight == server.weight
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_glance_agrees_with_nothing_else() {
+        let server = |admin, weight| ObservedServer {
+            id: 1,
+            name: "s1".into(),
+            address: Some(IpAddr::from([127, 0, 0, 1])),
+            port: 80,
+            admin: AdminFlags(admin),
+            operational: 0,
+            weight,
+            initial_weight: 1,
+            checked: true,
+            check_enabled: true,
+            sessions: None,
+        };
+        let glance = |status: &str| Glance {
+            name: "s1".into(),
+            address: Some("127.0.0.1:80".parse().unwrap()),
+            weight: 7,
+            status: status.into(),
+        };
+        let (ready, drain, maint) = (server(4, 7), server(8, 7), server(1, 7));
+        for (status, states) in [
+            ("UP", [true, false, false]),
+            ("UP 1/3", [true, false, false]),
+            ("no check", [true, false, false]),
+            ("DOWN", [true, true, false]),
+            ("DRAIN 1/3", [false, true, false]),
+            ("MAINT", [false, false, true]),
+            ("MAINT (resolution)", [false, false, true]),
+        ] {
+            let agrees = [&ready, &drain, &maint].map(|s| glance(status).agrees_with(s));
+            assert_eq!(agrees, states, "{status}");
+        }
+        assert!(Glance { weight: 0, ..glance("DRAIN") }.agrees_with(&server(0, 0)));
+        for other in [
+            Glance { weight: 8, ..glance("UP") },
+            Glance { name: "s2".into(), ..glance("UP") },
+            Glance { address: None, ..glance("UP") },
+            Glance { address: Some("127.0.0.1:81".parse().unwrap()), ..glance("UP") },
+            Glance { address: Some("127.0.0.2:80".parse().unwrap()), ..glance("UP") },
+        ] {
+            assert!(!other.agrees_with(&ready), "{other:?}");
+        }
+    }
 }

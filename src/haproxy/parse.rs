@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::str::FromStr;
 
-use super::{AdminFlags, ObservedServer, ParseError, ProcessInfo};
+use super::{AdminFlags, Glance, ObservedServer, ParseError, ProcessInfo};
 
 /// `show info` (management guide, section 9.3).
 pub(super) fn process(reply: &str) -> Result<ProcessInfo, ParseError> {
@@ -77,6 +77,28 @@ pub(super) fn sessions(reply: &str) -> Result<HashMap<(String, String), u64>, Pa
         sessions.insert(name, current.saturating_add(queued));
     }
     Ok(sessions)
+}
+
+/// `show stat` of one server; `None` where there is no such server.
+///
+/// Texts in quotes may have commas, which move the columns behind them: what is read then is not what
+/// anybody expects to see.
+pub(super) fn glance(reply: &str) -> Result<Option<Glance>, ParseError> {
+    let mut lines = numbered(reply);
+    let header = header(lines.next())?;
+    let names: Vec<&str> = header.1.split(',').collect();
+    let at = |name| column(header, &names, name);
+    let (name, status, weight, address) =
+        (at("svname")?, at("status")?, at("uweight")?, at("addr")?);
+    let Some((line, text)) = lines.next() else { return Ok(None) };
+    let mut fields = Vec::with_capacity(names.len());
+    let row = Row::read(line, text, ',', names.len(), &mut fields)?;
+    Ok(Some(Glance {
+        name: row.field(name, "svname")?.to_owned(),
+        address: row.field(address, "addr")?.parse().ok(),
+        weight: row.number(weight, "uweight")?,
+        status: row.field(status, "status")?.to_owned(),
+    }))
 }
 
 /// The workers of before a reload that still run, of a master's `show proc` (management guide,
@@ -324,6 +346,18 @@ mod tests {
     }
 
     #[test]
+    fn a_glance_is_of_one_server_or_none() {
+        let header = "# pxname,svname,status,uweight,addr,";
+        let of = |row: &str| glance(&format!("{header}\n{row}"));
+        let glance = of("web,s1,UP 1/3,7,[::1]:99,").unwrap().unwrap();
+        assert_eq!((glance.name.as_str(), glance.status.as_str()), ("s1", "UP 1/3"));
+        assert_eq!((glance.weight, glance.address), (7, "[::1]:99".parse().ok()));
+        assert_eq!(of(""), Ok(None));
+        assert_eq!(of("web,s1,UP,7,-,").unwrap().unwrap().address, None);
+        assert!(of("web,s1,UP,7").is_err() && of("web,s1,UP,x,-,").is_err());
+    }
+
+    #[test]
     fn a_line_that_was_cut_is_not_read() {
         let cut = table("3 web 1 s1 127.0.0.1 2 4 1 1 1 1 0 0 14 0 0 0 - 8");
         assert!(servers(&cut).unwrap_err().problem.contains("19 of 25 columns"));
@@ -341,6 +375,7 @@ mod tests {
             _ = sessions(&text).is_ok();
             _ = old_workers(&format!("# old workers\n{text}")).is_ok();
             _ = sessions(&format!("# pxname,svname,qcur,scur\n{text}")).is_ok();
+            _ = glance(&format!("# svname,status,uweight,addr\n{text}")).is_ok();
         }
 
         #[test]

@@ -3,6 +3,7 @@
 //! [`desired`] says what each slot is to be, [`plan`] what to send next, both pure; [`pass`] talks
 //! to HAProxy, [`feed`] to the store, and [`driver`] decides when.
 
+mod changed;
 mod desired;
 mod driver;
 mod dump;

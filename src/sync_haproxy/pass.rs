@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::changed::Changed;
 use super::desired::{Desired, Wanted};
 use super::dump;
 use super::feed::Views;
@@ -151,9 +152,17 @@ impl Engine {
             }
             let commands: Vec<Command> = actions.iter().map(|(_, a)| a.command.clone()).collect();
             let results = session.apply(&commands).await?;
-            applied += results.iter().filter(|result| result.is_ok()).count();
+            let accepted = results.iter().filter(|result| result.is_ok()).count();
+            applied += accepted;
             self.learn(&actions, results, &mut tried);
-            observed = settle(&mut session, &backends, drains, &commands).await?;
+            // Sessions and refusals take a look at everything.
+            let changed = (!drains && accepted == commands.len())
+                .then(|| Changed::by(&commands, &observed))
+                .flatten();
+            observed = match changed {
+                Some(changed) if changed.show(&mut session, &mut observed).await? => observed,
+                _ => settle(&mut session, &backends, drains, &commands).await?,
+            };
             plans = self.plans(&wanted, &observed);
         }
         self.running(&observed.process)?;
@@ -382,7 +391,7 @@ mod tests {
         };
         let process = ProcessInfo { pid: 1, version: "3.0".into(), uptime_s: 1, stopping: false };
         let backends = [("app".to_owned(), vec![named("srv1")])].into();
-        let observed = Observed { process, backends };
+        let observed = Observed { process, backends, proxies: BTreeMap::new() };
         assert!(all_show(&[set("srv1", "127.0.0.2:80")], &observed));
         assert!(!all_show(&[set("srv1", "127.0.0.2:81")], &observed));
         assert!(all_show(&[set("gone", "127.0.0.2:81")], &observed));

@@ -14,6 +14,7 @@ mod discover;
 mod election;
 mod end_to_end;
 mod floors;
+mod glances;
 mod haproxy;
 mod hashing;
 mod network;
