@@ -7,7 +7,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/sbin
 CARGO ?= cargo
 ARGS ?=
 FUZZ_SECONDS ?= 30
-SCRIPTS := .ci/run deploy/bootstrap.sh deploy/haproxy-versions.sh fuzz/run.sh
+SCRIPTS := .ci/run deploy/bootstrap.sh deploy/haproxy-versions.sh deploy/moto-versions.sh fuzz/run.sh
 
 .PHONY: help
 help: ## Show this list

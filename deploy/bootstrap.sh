@@ -52,6 +52,7 @@ require() {
     fi
     if [[ $1 == test ]]; then
         "$(dirname "${BASH_SOURCE[0]}")/haproxy-versions.sh"
+        "$(dirname "${BASH_SOURCE[0]}")/moto-versions.sh"
     fi
     require_rust
 }
@@ -85,6 +86,7 @@ ethtool                             ethtool
 kill                                procps
 patchelf                            patchelf
 shellcheck                          shellcheck
+ensurepip                           python3-venv
 TEXT
     fi
 }
@@ -100,6 +102,8 @@ is_there() {
     local protoc
     case $1 in
     /*) [[ -e $1 ]] ;;
+    # Debian's Python comes without what an environment of its own needs.
+    ensurepip) python3 -c 'import ensurepip, venv' 2>/dev/null ;;
     # The types that every protoc knows; it finds them beside itself.
     descriptor.proto)
         protoc=$(readlink -f "$(type -P protoc)") && [[ -e ${protoc%/bin/*}/include/google/protobuf/$1 ]]

@@ -3,6 +3,7 @@
 //! Floors, lowest first: [`model`], [`store`], [`election`], then the subcommands, then [`cli`].
 //! Lower floors know nothing of higher ones, and subcommands never import each other.
 
+pub mod aws;
 pub mod cli;
 pub mod config;
 pub mod daemon;

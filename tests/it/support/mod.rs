@@ -4,6 +4,7 @@
 pub mod etcd;
 pub mod haproxy;
 pub mod http;
+pub mod moto;
 pub mod network;
 pub mod process;
 pub mod proxy;

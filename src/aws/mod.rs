@@ -1,0 +1,120 @@
+//! What every AWS service is called with: credentials, region, endpoint and time limits.
+//!
+//! Credentials come from where every AWS tool looks for them, in this order: `AWS_ACCESS_KEY_ID`
+//! and its kin, the profile in `~/.aws` (also SSO and `credential_process`), a web identity token,
+//! the container's role, the instance's role. The SDK renews them before they end.
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{AppName, BehaviorVersion, Region, SdkConfig};
+
+/// Where credentials were looked for, for errors that lack them.
+pub const CREDENTIALS_HINT: &str = "credentials are looked for in AWS_ACCESS_KEY_ID and \
+    AWS_SECRET_ACCESS_KEY, the profile that AWS_PROFILE names in ~/.aws (also SSO: aws sso login), \
+    a web identity token, the container's role and the instance's role";
+
+/// What is said where no region is known.
+pub const REGION_HINT: &str = "name the region: with region= in the URL, in AWS_REGION, or in the \
+    profile of ~/.aws/config";
+
+/// How a service is reached where the usual ways do not say it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Before `AWS_REGION`, the profile and the instance's own region.
+    pub region: Option<String>,
+    /// Before `AWS_ENDPOINT_URL_<SERVICE>`, `AWS_ENDPOINT_URL` and the profile.
+    pub endpoint: Option<String>,
+}
+
+/// How long a call may take, and who tries again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// From the first byte of a connection to its being usable.
+    pub connect: Duration,
+    /// One try.
+    pub attempt: Duration,
+    /// All tries of one call, the wait for credentials among them.
+    pub operation: Duration,
+    /// How many tries the SDK makes: 1 for a caller that tries again by itself.
+    pub attempts: u32,
+}
+
+/// Loads the SDK's configuration. Nothing fails here: a missing region or missing credentials show
+/// in the first call, see [`chain`].
+pub async fn load(place: &Place, limits: Limits) -> SdkConfig {
+    let Limits { connect, attempt, operation, attempts } = limits;
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(connect)
+        .operation_attempt_timeout(attempt)
+        .operation_timeout(operation)
+        .build();
+    let mut loader = aws_config::defaults(BehaviorVersion::latest())
+        .timeout_config(timeouts)
+        .retry_config(RetryConfig::standard().with_max_attempts(attempts))
+        // An attempt has its own limit, and answers are small.
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
+    if let Ok(name) = AppName::new("lbctl") {
+        loader = loader.app_name(name);
+    }
+    if let Some(region) = &place.region {
+        loader = loader.region(Region::new(region.clone()));
+    }
+    if let Some(endpoint) = &place.endpoint {
+        loader = loader.endpoint_url(endpoint);
+    }
+    loader.load().await
+}
+
+/// An error with its causes in one line, each said once: the SDK's own `Display` says "dispatch
+/// failure" and little else.
+pub fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let said = source.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        next = source.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        connect: Duration::from_secs(1),
+        attempt: Duration::from_secs(2),
+        operation: Duration::from_secs(5),
+        attempts: 1,
+    };
+
+    #[tokio::test]
+    async fn the_place_of_a_url_comes_first() {
+        let place = Place {
+            region: Some("eu-north-1".into()),
+            endpoint: Some("http://127.0.0.1:1".into()),
+        };
+        let config = load(&place, LIMITS).await;
+        assert_eq!(config.region().map(Region::as_ref), Some("eu-north-1"));
+        assert_eq!(config.endpoint_url(), Some("http://127.0.0.1:1"));
+        assert_eq!(config.retry_config().map(RetryConfig::max_attempts), Some(1));
+    }
+
+    #[test]
+    fn causes_are_said_once() {
+        let inner = std::io::Error::other("connection refused");
+        let outer = std::io::Error::other(Wrapped(inner));
+        assert_eq!(chain(&outer), "dispatch failure: connection refused");
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("dispatch failure")]
+    struct Wrapped(#[source] std::io::Error);
+}
