@@ -19,7 +19,9 @@ pub fn advertised(
     let ip = match wanted {
         Some(wanted) => wanted.ip,
         None if !listening.ip().is_unspecified() => listening.ip(),
-        None if matches!(store, StoreUrl::Etcd(_)) => routed(listening.is_ipv6())?,
+        None if matches!(store, StoreUrl::Etcd(_) | StoreUrl::Dynamo(_)) => {
+            routed(listening.is_ipv6())?
+        }
         None if listening.is_ipv6() => Ipv6Addr::LOCALHOST.into(),
         None => Ipv4Addr::LOCALHOST.into(),
     };

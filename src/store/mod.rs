@@ -10,6 +10,7 @@
 //!
 //! Every implementation and wrapper passes the whole suite in `tests/it/store/conformance.rs`.
 
+pub mod dynamodb;
 mod error;
 mod etcd;
 mod faulty;
@@ -36,6 +37,7 @@ use serde::{Deserialize, Serialize};
 use crate::text;
 
 pub use crate::model::{Key, KeyError, Prefix, Revision};
+pub use dynamodb::DynamoStore;
 pub use error::{Error, ErrorKind, Result};
 pub use etcd::EtcdStore;
 pub use faulty::{Faults, Faulty};
@@ -44,7 +46,7 @@ pub use memory::MemoryStore;
 pub use settings::{StoreSettings, open_from};
 pub use sqlite::SqliteStore;
 pub use txn::{Guard, Txn, Write};
-pub use url::{EtcdUrl, SqliteUrl, StoreUrl, StoreUrlError};
+pub use url::{DynamoUrl, EtcdUrl, SqliteUrl, StoreUrl, StoreUrlError};
 pub use watch::{Change, Mirror, Watch, WatchEvent};
 
 /// The largest value every backend can hold, in bytes.
@@ -63,6 +65,7 @@ pub async fn open(url: &StoreUrl) -> Result<SharedStore> {
     match url {
         StoreUrl::Memory => Ok(Arc::new(Instrumented::new(MemoryStore::new()))),
         StoreUrl::Etcd(url) => Ok(Arc::new(Instrumented::new(EtcdStore::open(url)?))),
+        StoreUrl::Dynamo(url) => Ok(Arc::new(Instrumented::new(DynamoStore::open(url).await))),
         StoreUrl::Sqlite(url) => Ok(Arc::new(Instrumented::new(SqliteStore::open(url).await?))),
     }
 }
@@ -135,7 +138,7 @@ pub enum Commit {
 /// ends before its TTL has passed since it was granted or last kept alive.
 #[async_trait]
 pub trait Store: fmt::Debug + Send + Sync + 'static {
-    /// What errors and metrics call this store: `sqlite`, `etcd`, `memory`.
+    /// What errors and metrics call this store: `sqlite`, `etcd`, `dynamodb`, `memory`.
     fn name(&self) -> &'static str;
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>>;

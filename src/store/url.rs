@@ -1,16 +1,25 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use super::Prefix;
 use super::url_text::{Query, decode, encode};
+use crate::aws;
 use crate::config::{self, Secret};
+use crate::model::{format_duration, parse_duration};
 
 /// The prefix of all keys where a URL names none.
 const DEFAULT_PREFIX: &str = "lbctl";
 
 /// The port of an etcd endpoint that names none.
 const ETCD_PORT: u16 = 2379;
+
+/// How often a watch of a DynamoDB table looks, where a URL does not say it.
+const DEFAULT_POLL: Duration = Duration::from_secs(1);
+
+/// Looking more often costs more than it is worth.
+const LEAST_POLL: Duration = Duration::from_millis(10);
 
 /// Which store, from its URL. Its `Display` is a URL again, with a password masked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +30,8 @@ pub enum StoreUrl {
     Sqlite(SqliteUrl),
     /// `etcd://[USER[:PASSWORD]@]HOST[:PORT],…[/PREFIX][?OPTION=VALUE&…]`; `etcds://` for TLS.
     Etcd(EtcdUrl),
+    /// `dynamodb://TABLE[/PREFIX][?region=REGION&endpoint=URL&poll=TIME]`.
+    Dynamo(DynamoUrl),
 }
 
 /// A database file on this host.
@@ -28,6 +39,17 @@ pub enum StoreUrl {
 pub struct SqliteUrl {
     pub path: PathBuf,
     pub prefix: Prefix,
+}
+
+/// A DynamoDB table and how it is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DynamoUrl {
+    pub table: String,
+    pub prefix: Prefix,
+    /// `region=` and `endpoint=`, where the environment does not say them.
+    pub place: aws::Place,
+    /// `poll=`: how often a watch looks whether something has changed.
+    pub poll: Duration,
 }
 
 /// An etcd cluster and how to log in.
@@ -95,6 +117,7 @@ impl FromStr for StoreUrl {
             "etcd" | "etcds" => {
                 etcd(rest, scheme == "etcds").map(Self::Etcd).map_err(|p| wrong(p, ETCD_EXAMPLE))
             }
+            "dynamodb" => dynamo(rest).map(Self::Dynamo).map_err(|p| wrong(p, DYNAMO_EXAMPLE)),
             // The text may hold a password, so only its scheme is said again.
             "" => Err(wrong("it has no scheme".into(), ANY_EXAMPLE)),
             _ => Err(wrong(format!("there is no store {scheme:?}"), ANY_EXAMPLE)),
@@ -108,6 +131,7 @@ impl fmt::Display for StoreUrl {
             Self::Memory => f.write_str("memory:"),
             Self::Sqlite(url) => url.fmt(f),
             Self::Etcd(url) => url.fmt(f),
+            Self::Dynamo(url) => url.fmt(f),
         }
     }
 }
@@ -145,6 +169,21 @@ impl fmt::Display for EtcdUrl {
     }
 }
 
+impl fmt::Display for DynamoUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { table, prefix, place: aws::Place { region, endpoint }, poll } = self;
+        write!(f, "dynamodb://{table}/{}", encode(prefix.as_str()))?;
+        let poll = (*poll != DEFAULT_POLL).then(|| format_duration(*poll));
+        let options = [("region", region), ("endpoint", endpoint), ("poll", &poll)];
+        let given = options.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
+        for (index, (name, value)) in given.enumerate() {
+            let mark = if index == 0 { '?' } else { '&' };
+            write!(f, "{mark}{name}={}", encode(value))?;
+        }
+        Ok(())
+    }
+}
+
 impl config::Setting for StoreUrl {
     const KINDS: &'static [config::Kind] = &[config::Kind::Text];
 
@@ -159,8 +198,9 @@ impl config::Setting for StoreUrl {
 
 const SQLITE_EXAMPLE: &str = "sqlite:/var/lib/lbctl/lbctl.db";
 const ETCD_EXAMPLE: &str = "etcd://10.0.0.1:2379,10.0.0.2:2379/lbctl";
-const ANY_EXAMPLE: &str =
-    "sqlite:/var/lib/lbctl/lbctl.db, etcd://10.0.0.1:2379/lbctl or etcds://… for TLS";
+const DYNAMO_EXAMPLE: &str = "dynamodb://lbctl?region=eu-west-1";
+const ANY_EXAMPLE: &str = "sqlite:/var/lib/lbctl/lbctl.db, etcd://10.0.0.1:2379/lbctl (etcds://… for \
+                           TLS) or dynamodb://lbctl?region=eu-west-1";
 
 fn wrong(problem: String, example: &'static str) -> StoreUrlError {
     StoreUrlError { problem, example }
@@ -178,6 +218,45 @@ fn sqlite(rest: &str) -> Result<SqliteUrl, String> {
     };
     query.finish(&["prefix"])?;
     Ok(SqliteUrl { path: path.into(), prefix })
+}
+
+fn dynamo(rest: &str) -> Result<DynamoUrl, String> {
+    let rest = rest.strip_prefix("//").ok_or("`//` is missing behind the scheme")?;
+    let (place, mut query) = Query::split(rest)?;
+    let (table, prefix) = match place.split_once('/') {
+        Some((table, prefix)) => (table, parse_prefix(&decode(prefix)?)?),
+        None => (place, Prefix::of([DEFAULT_PREFIX])),
+    };
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if !(3..=255).contains(&table.len()) || !table.chars().all(allowed) {
+        return Err(format!("{table:?} is not a table (3 to 255 letters, digits, _ - or .)"));
+    }
+    let mut option = |name| query.take(name).filter(|value| !value.is_empty());
+    let (region, endpoint) = (option("region"), option("endpoint"));
+    let poll = option("poll").map(|text| parse_duration(&text)).transpose()?;
+    query.finish(&["region", "endpoint", "poll"])?;
+    check_dynamo(region.as_deref(), endpoint.as_deref())?;
+    let poll = poll.unwrap_or(DEFAULT_POLL);
+    if poll < LEAST_POLL {
+        return Err(format!("poll is at least {}", format_duration(LEAST_POLL)));
+    }
+    let table = table.to_owned();
+    Ok(DynamoUrl { table, prefix, place: aws::Place { region, endpoint }, poll })
+}
+
+fn check_dynamo(region: Option<&str>, endpoint: Option<&str>) -> Result<(), String> {
+    let sound = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    if let Some(region) = region.filter(|region| !region.chars().all(sound)) {
+        return Err(format!("{region:?} is not a region"));
+    }
+    let is_web = |url: &str| {
+        url.strip_prefix("http").is_some_and(|r| r.starts_with("://") || r.starts_with("s://"))
+            && url.parse::<hyper::Uri>().is_ok()
+    };
+    match endpoint.filter(|endpoint| !is_web(endpoint)) {
+        Some(endpoint) => Err(format!("{endpoint:?} is not an endpoint: begin with https://")),
+        None => Ok(()),
+    }
 }
 
 fn etcd(rest: &str, tls: bool) -> Result<EtcdUrl, String> {
@@ -283,11 +362,13 @@ mod tests {
             "sqlite:////x.db",
             "etcd://h1:2379,h2:2380/lbctl",
             "etcds://me@[::1]:2379/p?ca=/a&cert=/c&key=/k&password-file=/p",
+            "dynamodb://a_b.c-d/x/y?region=eu-west-1&endpoint=http%3A//127.0.0.1%3A8000&poll=250ms",
         ] {
             assert_eq!(parse(text).to_string(), text);
         }
         assert_eq!(parse("sqlite:///x.db"), parse("sqlite:/x.db"));
         assert_eq!(parse("etcd://h"), parse("etcd://h:2379/lbctl/"));
+        assert_eq!(parse("dynamodb://tab"), parse("dynamodb://tab/lbctl?poll=1s"));
     }
 
     #[test]
@@ -308,6 +389,13 @@ mod tests {
             ("sqlite:/x?prefx=/a", "unknown option prefx (there are prefix)"),
             ("sqlite:/x?prefix=a//b", "empty part"),
             ("etcd:h", "`//` is missing"),
+            ("dynamodb:t", "`//` is missing"),
+            ("dynamodb://ab", "is not a table"),
+            ("dynamodb://a b c", "is not a table"),
+            ("dynamodb://tab?region=eu_west", "is not a region"),
+            ("dynamodb://tab?endpoint=localhost:8000", "https://"),
+            ("dynamodb://tab?poll=1ms", "at least"),
+            ("dynamodb://tab?regoin=x", "unknown option"),
             ("etcd://", "is not a host"),
             ("etcd://a,,b", "is not a host"),
             ("etcd://::1", "brackets"),

@@ -2,6 +2,7 @@
 
 mod cli;
 mod conformance;
+mod dynamodb;
 mod etcd;
 mod history;
 mod memory;

@@ -78,6 +78,13 @@ impl Moto {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// A store's URL, by way of a port; its watches look often.
+    pub fn url(&self, table: &str, port: u16) -> String {
+        format!(
+            "dynamodb://{table}?region={REGION}&endpoint=http%3A//127.0.0.1%3A{port}&poll=100ms"
+        )
+    }
+
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }

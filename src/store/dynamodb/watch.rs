@@ -1,0 +1,163 @@
+//! A watch: a listing, then the log whenever the head has moved, and a listing again after a break.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use futures::stream;
+use tokio::time::Instant;
+
+use super::calls::Ask;
+use super::{DynamoStore, Shared, items};
+use crate::daemon::Backoff;
+use crate::store::{Change, Prefix, Result, Watch, WatchEvent};
+
+/// How long a commit that the head shows may be missing from the log, before a listing stands in
+/// for it.
+const GAP: Duration = Duration::from_secs(2);
+
+/// How much more often a watch looks right after a change, since changes come in groups.
+const BUSY: u32 = 4;
+
+pub(super) fn start(store: DynamoStore, prefix: Prefix) -> Watch {
+    let watcher = Watcher {
+        store,
+        prefix,
+        position: None,
+        pending: VecDeque::new(),
+        interrupted: false,
+        wait: Duration::ZERO,
+        gap: None,
+        backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
+    };
+    Watch::new(stream::unfold(watcher, async |mut watcher: Watcher| {
+        let event = watcher.next().await;
+        Some((event, watcher))
+    }))
+}
+
+struct Watcher {
+    store: DynamoStore,
+    prefix: Prefix,
+    /// The revision up to which everything was said; `None` when a listing must come first.
+    position: Option<u64>,
+    pending: VecDeque<WatchEvent>,
+    /// Whether the break that is on was said already.
+    interrupted: bool,
+    /// Until the next look at the head.
+    wait: Duration,
+    /// Since when the log lacks what comes next.
+    gap: Option<Instant>,
+    backoff: Backoff,
+}
+
+impl Watcher {
+    async fn next(&mut self) -> WatchEvent {
+        loop {
+            if let Some(event) = self.pending.pop_front() {
+                return event;
+            }
+            let step = match self.position {
+                None => self.list().await,
+                Some(position) => self.follow(position).await,
+            };
+            if let Err(error) = step {
+                self.position = None;
+                if !std::mem::replace(&mut self.interrupted, true) {
+                    return WatchEvent::Interrupted(error);
+                }
+            }
+        }
+    }
+
+    async fn list(&mut self) -> Result<()> {
+        if self.interrupted {
+            self.backoff.wait().await;
+        }
+        let ask = Ask::new("watch", &self.prefix);
+        let listing = self.store.shared.list(&ask, &self.prefix).await?;
+        self.position = Some(listing.revision.0);
+        (self.interrupted, self.gap, self.wait) = (false, None, Duration::ZERO);
+        self.pending.push_back(WatchEvent::Reset(listing));
+        Ok(())
+    }
+
+    /// Waits for the head to move, and says what moved it.
+    async fn follow(&mut self, position: u64) -> Result<()> {
+        let shared = &self.store.shared;
+        let moved = shared.moved.notified();
+        // Cancelled waits begin anew, so that a watch that is polled with a timeout still moves on.
+        tokio::select! {
+            () = tokio::time::sleep(self.wait) => {}
+            () = moved => {}
+        }
+        self.wait = (self.wait * 2).clamp(shared.poll / BUSY, shared.poll);
+        let ask = Ask::new("watch", &self.prefix);
+        let head = shared.recent_head(&ask, self.wait / 2).await?;
+        if head < position && shared.read_head(&ask, true).await? < position {
+            tracing::warn!(position, head, "the store went back: was its table restored?");
+            self.position = None;
+            return Ok(());
+        }
+        if head <= position {
+            return Ok(());
+        }
+        let parts = shared.read_log(&ask, position, head).await?;
+        self.say(position, head, items::whole_commits(parts));
+        Ok(())
+    }
+
+    /// Takes in every commit up to the first that is missing.
+    fn say(
+        &mut self,
+        position: u64,
+        head: u64,
+        mut commits: std::collections::BTreeMap<u64, Vec<Change>>,
+    ) {
+        let mut said = position;
+        while let Some(mut changes) = commits.remove(&(said + 1)) {
+            said += 1;
+            changes.retain(|change| self.prefix.contains(change.key()));
+            for change in &changes {
+                if let Change::Put(entry) = change {
+                    self.store.shared.leases.note(entry);
+                }
+            }
+            if !changes.is_empty() {
+                self.pending.push_back(WatchEvent::Changed(changes));
+            }
+        }
+        self.position = Some(said);
+        self.wait = self.store.shared.poll / BUSY;
+        if said == head {
+            self.gap = None;
+        } else if said > position {
+            self.gap = Some(Instant::now());
+        } else if self.gap.get_or_insert_with(Instant::now).elapsed() > GAP {
+            tracing::debug!(said, head, "the log has a gap: listing anew");
+            self.position = None;
+        }
+    }
+}
+
+impl Shared {
+    /// The head as of a look that is younger than this. Several watches of one handle share looks.
+    async fn recent_head(&self, ask: &Ask, age: Duration) -> Result<u64> {
+        let mut known = self.head.lock().await;
+        if let Some((at, head)) = *known
+            && at.elapsed() < age
+        {
+            return Ok(head);
+        }
+        let head = self.read_head(ask, false).await?;
+        *known = Some((Instant::now(), head));
+        Ok(head)
+    }
+
+    /// A commit of this process moved the head.
+    pub(super) async fn saw_head(&self, revision: u64) {
+        let mut known = self.head.lock().await;
+        if known.is_none_or(|(_, head)| head < revision) {
+            *known = Some((Instant::now(), revision));
+        }
+    }
+}

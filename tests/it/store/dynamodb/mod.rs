@@ -1,0 +1,108 @@
+//! The store in DynamoDB, as moto has it: the suite, and what only DynamoDB has.
+
+mod outages;
+
+use std::sync::Arc;
+
+use aws_config::SdkConfig;
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::config::{Credentials, SharedCredentialsProvider};
+use aws_sdk_dynamodb::types::AttributeValue;
+use lbctl::store::{DynamoStore, DynamoUrl, SharedStore, StoreUrl, dynamodb};
+
+use super::conformance::{Backend, conformance};
+use crate::support::Proxy;
+use crate::support::moto::Moto;
+
+/// A table of its own on the server that all tests share, with a way of its own to it.
+pub struct Dynamo {
+    moto: Arc<Moto>,
+    proxy: Proxy,
+    table: String,
+}
+
+impl Dynamo {
+    pub async fn start() -> Option<Self> {
+        let moto = Moto::shared()?;
+        let proxy = Proxy::start(moto.port()).await;
+        let dynamo = Self { moto, proxy, table: format!("test-{}", uuid::Uuid::new_v4()) };
+        let url = dynamo.parsed();
+        dynamodb::init(&url, &config(&url).await, false).await.unwrap();
+        Some(dynamo)
+    }
+
+    pub fn url(&self) -> String {
+        self.moto.url(&self.table, self.proxy.port())
+    }
+
+    fn parsed(&self) -> DynamoUrl {
+        match self.url().parse().unwrap() {
+            StoreUrl::Dynamo(url) => url,
+            other => panic!("{other}"),
+        }
+    }
+
+    pub async fn open(&self) -> DynamoStore {
+        let url = self.parsed();
+        DynamoStore::with_config(&url, &config(&url).await)
+    }
+
+    /// Whether a key is in the table, past the proxy.
+    async fn has(&self, client: &Client, key: &str) -> bool {
+        let request = client.get_item().table_name(&self.table).consistent_read(true);
+        let request = request.key("pk", AttributeValue::S("entries:/lbctl".into()));
+        let answer = request.key("sk", AttributeValue::S(key.into())).send().await.unwrap();
+        answer.item.is_some()
+    }
+
+    /// The SDK's own client past the proxy, for what the store has no operation for.
+    pub async fn client(&self) -> Client {
+        let config = config(&self.parsed()).await.into_builder();
+        Client::new(&config.endpoint_url(self.moto.endpoint()).build())
+    }
+}
+
+/// The store's own configuration with the credentials that moto takes: this process's environment
+/// stays as it is.
+async fn config(url: &DynamoUrl) -> SdkConfig {
+    let credentials = Credentials::new("testing", "testing", None, None, "test");
+    let provider = SharedCredentialsProvider::new(credentials);
+    dynamodb::config(url).await.into_builder().credentials_provider(provider).build()
+}
+
+impl Backend for Dynamo {
+    async fn fresh() -> Option<Self> {
+        Self::start().await
+    }
+
+    async fn handle(&self) -> SharedStore {
+        Arc::new(self.open().await)
+    }
+
+    async fn cut(&self) -> bool {
+        self.proxy.cut().await;
+        true
+    }
+
+    async fn mend(&self) {
+        self.proxy.mend().await;
+    }
+
+    /// As time does, with a watcher that was away for longer than the log is kept.
+    async fn lose_history(&self) -> bool {
+        let (client, pk) = (self.client().await, AttributeValue::S("head:/lbctl".into()));
+        client
+            .update_item()
+            .table_name(&self.table)
+            .key("pk", pk)
+            .key("sk", AttributeValue::S("head".into()))
+            .update_expression("ADD revision :some")
+            .expression_attribute_values(":some", AttributeValue::N("5".into()))
+            .send()
+            .await
+            .unwrap();
+        true
+    }
+}
+
+conformance!(Dynamo);
