@@ -66,7 +66,8 @@ pub async fn load(place: &Place, limits: Limits) -> SdkConfig {
     if let Some(endpoint) = &place.endpoint {
         loader = loader.endpoint_url(endpoint);
     }
-    loader.load().await
+    // Boxed: it is large, and would stand in the future of everything that may open a store.
+    Box::pin(loader.load()).await
 }
 
 /// An error with its causes in one line, each said once: the SDK's own `Display` says "dispatch

@@ -12,7 +12,7 @@ pub struct Globals {
     pub config: Option<PathBuf>,
 
     /// Where the shared state is: sqlite:PATH, etcd://HOST:PORT,HOST:PORT/PREFIX, etcds://… for
-    /// TLS, or memory:
+    /// TLS, dynamodb://TABLE/PREFIX?region=REGION, or memory:
     #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
     pub store: Option<Secret>,
 

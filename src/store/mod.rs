@@ -43,7 +43,7 @@ pub use etcd::EtcdStore;
 pub use faulty::{Faults, Faulty};
 pub use instrumented::Instrumented;
 pub use memory::MemoryStore;
-pub use settings::{StoreSettings, open_from};
+pub use settings::{StoreSettings, open_from, url_from};
 pub use sqlite::SqliteStore;
 pub use txn::{Guard, Txn, Write};
 pub use url::{DynamoUrl, EtcdUrl, SqliteUrl, StoreUrl, StoreUrlError};

@@ -39,10 +39,15 @@ impl StoreSettings {
 
 /// Opens the store for a command that needs no other settings.
 pub async fn open_from(globals: &Globals) -> CommandResult<SharedStore> {
+    Ok(super::open(&url_from(globals)?).await?)
+}
+
+/// Which store, for a command that needs no other settings.
+pub fn url_from(globals: &Globals) -> CommandResult<StoreUrl> {
     let mut reader = globals.reader(Flags::new())?;
     let settings = StoreSettings::read(&mut reader);
     reader.finish()?;
-    Ok(settings.open().await?)
+    Ok(settings.url)
 }
 
 fn add_password(url: &mut StoreUrl, password: Secret, reader: &mut Reader) {

@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::support::Process;
 use crate::support::etcd::Etcd;
+use crate::support::moto::{self, Moto};
 
 /// What both stores grant as it is asked for: etcd's shortest.
 const TTL: Duration = Duration::from_secs(2);
@@ -56,6 +57,27 @@ fn etcd_a_stopped_leader_that_goes_on_can_write_no_more() {
     stop_leader(&mut Election::new(&dir, &etcd.url("elect-stop")));
 }
 
+#[test]
+fn dynamodb_a_successor_follows_a_killed_leader() {
+    let Some(moto) = Moto::shared() else { return };
+    let dir = TempDir::new().unwrap();
+    kill_leaders(&mut Election::new(&dir, &moto.table()));
+}
+
+#[test]
+fn dynamodb_a_successor_takes_over_within_a_poll_from_a_leader_that_ends() {
+    let Some(moto) = Moto::shared() else { return };
+    let dir = TempDir::new().unwrap();
+    end_leaders_within(&mut Election::new(&dir, &moto.table()), Duration::from_millis(500));
+}
+
+#[test]
+fn dynamodb_a_stopped_leader_that_goes_on_can_write_no_more() {
+    let Some(moto) = Moto::shared() else { return };
+    let dir = TempDir::new().unwrap();
+    stop_leader(&mut Election::new(&dir, &moto.table()));
+}
+
 fn sqlite(dir: &TempDir) -> String {
     format!("sqlite:{}", dir.path().join("store.db").display())
 }
@@ -79,6 +101,10 @@ fn kill_leaders(election: &mut Election) {
 
 /// SIGTERM, five times: under 200 ms.
 fn end_leaders(election: &mut Election) {
+    end_leaders_within(election, Duration::from_millis(200));
+}
+
+fn end_leaders_within(election: &mut Election, limit: Duration) {
     let mut leader = election.candidate();
     leader.wait_for_log("leading");
     let took = (0..5).map(|_| {
@@ -93,7 +119,7 @@ fn end_leaders(election: &mut Election) {
         took
     });
     let took = median(took.collect());
-    assert!(took < Duration::from_millis(200), "the successor took {took:?}");
+    assert!(took < limit, "the successor took {took:?}");
 }
 
 /// SIGSTOP for longer than the lease, then SIGCONT.
@@ -151,7 +177,8 @@ fn start_candidate(dir: &Path, id: &str, url: &str) -> Process {
     command
         .args(["--exact", "election::candidate_process", "--ignored", "--nocapture"])
         .env("LBCTL_TEST_CANDIDATE_ID", id)
-        .env("LBCTL_TEST_CANDIDATE_STORE", url);
+        .env("LBCTL_TEST_CANDIDATE_STORE", url)
+        .envs(moto::ENVIRONMENT);
     Process::start(id, dir, &mut command)
 }
 

@@ -1,5 +1,5 @@
 //! The main path with everything real: servers that register, discover, sync-haproxy and a HAProxy
-//! with clients that never stop, on the embedded store and on etcd.
+//! with clients that never stop, on the embedded store, on etcd and on DynamoDB.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
@@ -195,7 +195,7 @@ impl CrowdState {
 }
 
 fn stores() -> impl Iterator<Item = World> {
-    std::iter::once(World::sqlite()).chain(World::etcd())
+    std::iter::once(World::sqlite()).chain(World::etcd()).chain(World::dynamodb())
 }
 
 #[test]

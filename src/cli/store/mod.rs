@@ -6,6 +6,7 @@ mod export;
 pub(crate) mod fuzzing;
 mod get;
 mod import;
+mod init;
 mod input;
 mod line;
 mod list;
@@ -45,20 +46,23 @@ enum Command {
     Watch(watch::Args),
     Export(export::Args),
     Import(import::Args),
+    Init(init::Args),
 }
 
 impl Args {
     pub async fn run(self, globals: &Globals) -> CommandResult {
         let Self { command } = self;
-        let store = open_from(globals).await?;
+        let open = open_from(globals);
         match command {
-            Command::Get(args) => args.run(&store).await,
-            Command::Put(args) => args.run(&store).await,
-            Command::Delete(args) => args.run(&store).await,
-            Command::List(args) => args.run(&store).await,
-            Command::Watch(args) => args.run(&store).await,
-            Command::Export(args) => args.run(&store).await,
-            Command::Import(args) => args.run(&store).await,
+            Command::Get(args) => args.run(&open.await?).await,
+            Command::Put(args) => args.run(&open.await?).await,
+            Command::Delete(args) => args.run(&open.await?).await,
+            Command::List(args) => args.run(&open.await?).await,
+            Command::Watch(args) => args.run(&open.await?).await,
+            Command::Export(args) => args.run(&open.await?).await,
+            Command::Import(args) => args.run(&open.await?).await,
+            // Before there is anything to open.
+            Command::Init(args) => args.run(globals).await,
         }
     }
 }

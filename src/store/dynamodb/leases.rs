@@ -30,6 +30,9 @@ const KEYS_AT_ONCE: usize = 60;
 /// The shortest and longest time between two looks at the leases.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
+/// The time between two looks for each lease among them: 100 a second.
+const EACH: Duration = Duration::from_millis(10);
+
 /// The leases that this handle has seen keys on.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
@@ -70,7 +73,9 @@ impl Seen {
                 end.min(count.ttl / 8)
             }
         });
-        each.min().map(|wait| wait.clamp(LOOKS.0, LOOKS.1))
+        // What a look costs grows with the leases, so a handle reads so many a second at most.
+        let least = EACH * u32::try_from(counts.len()).unwrap_or(u32::MAX);
+        each.min().map(|wait| wait.clamp(LOOKS.0, LOOKS.1).max(least))
     }
 
     /// Takes a look's answer in; whether the lease has stood still for too long.
@@ -196,5 +201,39 @@ impl Shared {
         } else {
             self.write(ask, head, &known, changes, writes).await
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(renewals: u64) -> LeaseItem {
+        let ttl = Duration::from_secs(10);
+        LeaseItem { id: LeaseId(1), ttl, renewals, held: Vec::new(), ended: false }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_count_that_stood_still_for_the_whole_time_has_ended() {
+        let (seen, lease) = (Seen::default(), LeaseId(1));
+        let wait = |seconds| tokio::time::sleep(Duration::from_secs(seconds));
+        assert!(!seen.look(lease, &item(0)));
+        wait(9).await;
+        assert!(!seen.look(lease, &item(0)));
+        assert!(!seen.look(lease, &item(1)), "renewed in time");
+        wait(9).await;
+        assert!(!seen.look(lease, &item(1)));
+        wait(1).await;
+        assert!(seen.look(lease, &item(1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn looks_come_more_rarely_with_many_leases() {
+        let seen = Seen::default();
+        assert_eq!(seen.next_look(), None);
+        for id in 0..1000 {
+            seen.lock().insert(LeaseId(id), None);
+        }
+        assert_eq!(seen.next_look(), Some(Duration::from_secs(10)));
     }
 }

@@ -1,5 +1,6 @@
-//! `lbctl store` as a user types it, on sqlite and on etcd.
+//! `lbctl store` as a user types it, on sqlite, on etcd and on DynamoDB.
 
+use std::any::Any;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -10,13 +11,15 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::etcd::{Etcd, Options, PASSWORD, PASSWORD_IN_URL, USER};
+use crate::support::moto::{self, Moto};
 use crate::support::{eventually, free_port, lbctl};
 
 /// The command on one store.
 struct Cli {
     url: String,
     home: TempDir,
-    _etcd: Option<Arc<Etcd>>,
+    /// Its server.
+    _server: Option<Arc<dyn Any>>,
 }
 
 /// What a run came to.
@@ -45,23 +48,30 @@ impl Cli {
     fn sqlite() -> Self {
         let home = TempDir::new().unwrap();
         let url = format!("sqlite:{}", home.path().join("store.db").display());
-        Self { url, home, _etcd: None }
+        Self { url, home, _server: None }
     }
 
     fn etcd() -> Option<Self> {
         let etcd = Etcd::shared()?;
         let url = etcd.url(&format!("cli/{}", uuid::Uuid::new_v4()));
-        Some(Self { url, home: TempDir::new().unwrap(), _etcd: Some(etcd) })
+        Some(Self { url, home: TempDir::new().unwrap(), _server: Some(etcd) })
+    }
+
+    fn dynamodb() -> Option<Self> {
+        let moto = Moto::shared()?;
+        let (url, home) = (moto.table(), TempDir::new().unwrap());
+        Some(Self { url, home, _server: Some(moto) })
     }
 
     /// One on each kind of store.
     fn each() -> Vec<Self> {
-        [Some(Self::sqlite()), Self::etcd()].into_iter().flatten().collect()
+        [Some(Self::sqlite()), Self::etcd(), Self::dynamodb()].into_iter().flatten().collect()
     }
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(lbctl());
         command.args(["store", "--store", &self.url]).args(args).env("HOME", self.home.path());
+        command.envs(moto::ENVIRONMENT);
         command
     }
 
@@ -136,6 +146,8 @@ fn put_if_absent_loses_to_what_is_there() {
 #[test]
 fn a_ttl_deletes_the_key() {
     for cli in Cli::each() {
+        // In DynamoDB a lease ends only under the eyes of a process that stays.
+        let _watching = Watching::start(&cli, &[]);
         let put = cli.run(&["put", "k", "v", "--ttl", "2s"]);
         assert!(!put.stderr.contains("granted"), "{put:?}");
         assert!(put.ok().contains("for 2s"));
@@ -356,7 +368,7 @@ fn the_password_comes_from_a_file_and_on_the_command_line_it_is_warned_of() {
     std::fs::write(&file, format!("{PASSWORD}\nnot this line\n")).unwrap();
     let (_, place) = url.split_once('@').unwrap();
     let hidden = format!("etcd://{USER}@{place}?password-file={}", file.display());
-    let mut cli = Cli { url: hidden.clone(), home, _etcd: None };
+    let mut cli = Cli { url: hidden.clone(), home, _server: None };
     let put = cli.run(&["put", "k", "v"]);
     assert_eq!(put.stderr, "");
     put.ok();
@@ -375,8 +387,11 @@ fn the_password_comes_from_a_file_and_on_the_command_line_it_is_warned_of() {
 #[test]
 fn a_store_that_is_away_is_exit_code_69() {
     let port = free_port();
-    let cli =
-        Cli { url: format!("etcd://127.0.0.1:{port}"), home: TempDir::new().unwrap(), _etcd: None };
+    let cli = Cli {
+        url: format!("etcd://127.0.0.1:{port}"),
+        home: TempDir::new().unwrap(),
+        _server: None,
+    };
     let started = Instant::now();
     for args in [&["get", "k"][..], &["put", "k", "v"], &["list"], &["export"], &["delete", "k"]] {
         cli.run(args).fails(69, &format!("127.0.0.1:{port}"));
@@ -479,4 +494,34 @@ fn every_command_has_help_with_examples() {
         let help = cli.run(&[command, "--help"]).ok();
         assert!(help.contains("Examples:\n  lbctl store"), "{help}");
     }
+}
+
+#[test]
+fn init_makes_the_table_once_and_says_what_it_would_do() {
+    let Some(moto) = Moto::shared() else { return };
+    let table = format!("init-{}", uuid::Uuid::new_v4());
+    let url = moto.url(&table, moto.port());
+    let cli = Cli { url, home: TempDir::new().unwrap(), _server: Some(moto) };
+    cli.run(&["get", "k"]).fails(69, "lbctl store init");
+    let would = cli.run(&["init", "--dry-run"]).ok();
+    assert_eq!(would.matches("would ").count(), 3, "{would}");
+    let made = cli.run(&["init"]).ok();
+    assert!(made.contains(&format!("made the table: {table}")), "{made}");
+    assert_eq!(cli.run(&["init"]).ok(), format!("nothing is missing: {table}\n"));
+    assert_eq!(cli.run(&["init", "--dry-run"]).ok(), format!("nothing is missing: {table}\n"));
+    cli.run(&["put", "k", "v"]).ok();
+    let sqlite = Cli::sqlite();
+    assert!(sqlite.run(&["init"]).ok().starts_with("nothing is needed for sqlite:"));
+}
+
+#[test]
+fn missing_credentials_say_where_they_were_looked_for() {
+    let Some(moto) = Moto::shared() else { return };
+    let cli = Cli { url: moto.table(), home: TempDir::new().unwrap(), _server: Some(moto) };
+    let mut command = cli.command(&["get", "k"]);
+    command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
+    let output = command.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{said}");
+    assert!(said.contains("dynamodb get \"k\"") && said.contains("AWS_PROFILE"), "{said}");
 }

@@ -4,9 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use aws_config::SdkConfig;
+use aws_sdk_dynamodb::config::{Credentials, SharedCredentialsProvider};
+use lbctl::store::{DynamoStore, DynamoUrl, SharedStore, StoreUrl, dynamodb};
 use tempfile::TempDir;
 
-use super::{Process, eventually, free_port, http_get, program_at};
+use super::{Process, eventually, free_port, http_get, lbctl, program_at};
 
 /// What moto takes for credentials and a region, and what keeps the SDK from asking elsewhere.
 pub const ENVIRONMENT: [(&str, &str); 5] = [
@@ -85,8 +88,34 @@ impl Moto {
         )
     }
 
+    /// A new table of the store's, made by `lbctl store init`; its URL.
+    pub fn table(&self) -> String {
+        let url = self.url(&format!("test-{}", uuid::Uuid::new_v4()), self.port);
+        let mut command = Command::new(lbctl());
+        let made = command.args(["store", "--store", &url, "init"]).envs(ENVIRONMENT).output();
+        let made = made.unwrap();
+        assert!(made.status.success(), "{made:?}");
+        url
+    }
+
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
+    }
+}
+
+/// The store's own configuration with the credentials that moto takes, for handles in the tests'
+/// own process, whose environment stays as it is.
+pub async fn config(url: &DynamoUrl) -> SdkConfig {
+    let credentials = Credentials::new("testing", "testing", None, None, "test");
+    let provider = SharedCredentialsProvider::new(credentials);
+    dynamodb::config(url).await.into_builder().credentials_provider(provider).build()
+}
+
+/// A handle in the tests' own process.
+pub async fn open(url: &str) -> SharedStore {
+    match url.parse().unwrap() {
+        StoreUrl::Dynamo(url) => Arc::new(DynamoStore::with_config(&url, &config(&url).await)),
+        other => panic!("{other} is not on DynamoDB"),
     }
 }
 

@@ -1,3 +1,4 @@
+use std::any::Any;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::etcd::Etcd;
+use super::moto::{self, Moto};
 use super::{Process, eventually, lbctl};
 
 /// A store of a test's own, with processes of lbctl on it and a handle to look at it.
@@ -16,7 +18,8 @@ pub struct World {
     pub url: String,
     pub store: SharedStore,
     runtime: Runtime,
-    _etcd: Option<Arc<Etcd>>,
+    /// Its server.
+    _server: Option<Arc<dyn Any>>,
 }
 
 impl World {
@@ -35,13 +38,22 @@ impl World {
         Some(Self::at(dir, url, Some(etcd)))
     }
 
+    /// On a new table of the moto that all tests share; `None` where moto is not installed.
+    pub fn dynamodb() -> Option<Self> {
+        let moto = Moto::shared()?;
+        let url = moto.table();
+        let dir = TempDir::with_prefix("lbctl-test-").unwrap();
+        let runtime = runtime();
+        let store = runtime.block_on(moto::open(&url));
+        Some(Self { dir, url, store, runtime, _server: Some(moto) })
+    }
+
     /// On any store.
     pub fn at(dir: TempDir, url: String, etcd: Option<Arc<Etcd>>) -> Self {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        let runtime = runtime.unwrap();
+        let runtime = runtime();
         let store = runtime.block_on(open(&url.parse().unwrap())).unwrap();
-        Self { dir, url, store, runtime, _etcd: etcd }
+        let server = etcd.map(|etcd| etcd as Arc<dyn Any>);
+        Self { dir, url, store, runtime, _server: server }
     }
 
     /// `lbctl` with arguments, on this store.
@@ -49,6 +61,7 @@ impl World {
         let mut command = Command::new(lbctl());
         // In front, where a wrapped command's own arguments cannot hide it.
         command.args(["--store", &self.url]).args(args).env_remove("LBCTL_LOG");
+        command.envs(moto::ENVIRONMENT);
         command
     }
 
@@ -140,3 +153,8 @@ pub fn endpoint(id: &str, address: impl ToString) -> Endpoint {
 
 /// Far longer than anything here takes to happen, for what must not happen.
 pub const LONG_ENOUGH: Duration = Duration::from_millis(400);
+
+fn runtime() -> Runtime {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(1).enable_all().build().unwrap()
+}

@@ -1,18 +1,17 @@
 //! The store in DynamoDB, as moto has it: the suite, and what only DynamoDB has.
 
 mod outages;
+mod policies;
 
 use std::sync::Arc;
 
-use aws_config::SdkConfig;
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::config::{Credentials, SharedCredentialsProvider};
 use aws_sdk_dynamodb::types::AttributeValue;
 use lbctl::store::{DynamoStore, DynamoUrl, SharedStore, StoreUrl, dynamodb};
 
 use super::conformance::{Backend, conformance};
 use crate::support::Proxy;
-use crate::support::moto::Moto;
+use crate::support::moto::{Moto, config};
 
 /// A table of its own on the server that all tests share, with a way of its own to it.
 pub struct Dynamo {
@@ -60,14 +59,6 @@ impl Dynamo {
         let config = config(&self.parsed()).await.into_builder();
         Client::new(&config.endpoint_url(self.moto.endpoint()).build())
     }
-}
-
-/// The store's own configuration with the credentials that moto takes: this process's environment
-/// stays as it is.
-async fn config(url: &DynamoUrl) -> SdkConfig {
-    let credentials = Credentials::new("testing", "testing", None, None, "test");
-    let provider = SharedCredentialsProvider::new(credentials);
-    dynamodb::config(url).await.into_builder().credentials_provider(provider).build()
 }
 
 impl Backend for Dynamo {

@@ -7,6 +7,7 @@ use lbctl::store::{Commit, ErrorKind, Guard, Store, Txn, WatchEvent, dynamodb};
 use super::Dynamo;
 use crate::store::conformance::{Backend as _, Observer, commit, get, key, put};
 use crate::support::eventually_async;
+use crate::support::moto::config;
 use crate::support::proxy::Mode;
 
 /// A commit whose answer never comes is found in the table once the way is whole again, within the
@@ -81,7 +82,7 @@ async fn a_missing_table_names_the_remedy_and_init_is_idempotent() {
     let Some(mut dynamo) = Dynamo::start().await else { return };
     let url = dynamo.parsed();
     let nothing = dynamodb::TableState::default();
-    let config = super::config(&url).await;
+    let config = config(&url).await;
     assert_eq!(dynamodb::init(&url, &config, false).await.unwrap(), nothing);
     dynamo.table = "elsewhere".into();
     let store = dynamo.open().await;

@@ -1,0 +1,19 @@
+output "store_url" {
+  description = "For --store, LBCTL_STORE_URL or store.url"
+  value       = "dynamodb://${var.table}/${var.prefix}?region=${data.aws_region.current.name}"
+}
+
+output "daemon_policy_arn" {
+  description = "For the roles of discover, sync-haproxy, register and serve"
+  value       = aws_iam_policy.daemon.arn
+}
+
+output "reader_policy_arn" {
+  description = "For the roles of those who only look"
+  value       = aws_iam_policy.reader.arn
+}
+
+output "init_policy_arn" {
+  description = "For whoever runs lbctl store init"
+  value       = aws_iam_policy.init.arn
+}

@@ -1,0 +1,17 @@
+variable "table" {
+  description = "The table of the store's URL: dynamodb://TABLE"
+  type        = string
+  default     = "lbctl"
+}
+
+variable "prefix" {
+  description = "The prefix of the store's URL, without its leading slash: dynamodb://TABLE/PREFIX"
+  type        = string
+  default     = "lbctl"
+}
+
+variable "tags" {
+  description = "Tags of everything here"
+  type        = map(string)
+  default     = {}
+}
