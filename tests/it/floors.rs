@@ -7,7 +7,7 @@ const FLOORS: &[&[&str]] = &[
     &["text"],
     &["error", "model"],
     &["config", "output"],
-    &["daemon"],
+    &["aws", "daemon"],
     &["store", "haproxy"],
     &["election", "presence"],
     &["registry", "overview"],
