@@ -5,6 +5,7 @@ mod dns;
 mod files;
 mod history;
 mod leader;
+mod registrations;
 
 use std::path::Path;
 use std::process::{Command, Output};
