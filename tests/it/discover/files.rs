@@ -206,7 +206,7 @@ async fn a_writer_that_pauses_in_the_middle_of_a_list_loses_nobody() {
     world.replace(list("web.yaml", &[1, 2, 3, 4]));
     let four = [&THREE[..], &["4 ready 127.0.0.1:4"]].concat();
     world.world.becomes(&world.discover, &four).await;
-    assert_eq!(history.table_commits(), 1, "{}", world.discover.tail());
+    assert_eq!(history.table_commits().await, 1, "{}", world.discover.tail());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -225,7 +225,7 @@ async fn a_server_that_comes_and_goes_every_second_moves_nobody() {
         assert!(table.len() == 3 && table[1].ends_with("127.0.0.1:2"), "{table:?}");
     }
     world.world.becomes(&world.discover, &THREE).await;
-    assert!(history.table_commits() <= rounds, "{}", history.table_commits());
+    assert!(history.table_commits().await <= rounds, "{}", history.table_commits().await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -262,12 +262,12 @@ async fn a_hundred_thousand_lines_fill_a_thousand_slots_and_the_rest_are_counted
     let placed = started.elapsed();
     discover.wait_for_log("99000 endpoints have no slot");
     // A thousand keys in batches, and no second go.
-    assert!(history.table_commits() <= 40, "{} commits", history.table_commits());
+    assert!(history.table_commits().await <= 40, "{} commits", history.table_commits().await);
     let (log, status) = (discover.log(), world.spec().await.unplaced.len());
     assert!(log.len() < 256 * 1024, "{} bytes of log", log.len());
     assert!(log.lines().all(|line| line.len() < 1500) && status <= 500);
     let used = resident(&discover);
-    let (commits, len) = (history.table_commits(), log.len());
+    let (commits, len) = (history.table_commits().await, log.len());
     eprintln!("placed after {placed:?} in {commits} commits; {used} bytes resident, {len} of log");
     assert!(used < 512 << 20, "{used} bytes resident");
     // A change in so long a list is taken in as well, and the stop is not held up by it.

@@ -3,12 +3,14 @@ use std::sync::{Arc, Mutex};
 use lbctl::daemon::{OwnedTask, spawn_owned};
 use lbctl::election::LeaderRecord;
 use lbctl::model::{ElectionName, keys};
-use lbctl::store::{Change, Entry, Prefix, Revision, SharedStore, Watch, WatchEvent};
+use lbctl::store::{Change, Commit, Entry, Prefix, Revision, SharedStore, Txn, Watch, WatchEvent};
 
 use super::web;
+use crate::support::eventually_async;
 
 /// Every change of a store since the start, in order.
 pub struct History {
+    store: SharedStore,
     changes: Arc<Mutex<Vec<Change>>>,
     _task: OwnedTask<()>,
 }
@@ -26,7 +28,7 @@ impl History {
         assert!(matches!(watch.next_event().await, WatchEvent::Reset(_)));
         let changes = Arc::<Mutex<Vec<Change>>>::default();
         let _task = spawn_owned(record(watch, changes.clone()));
-        Self { changes, _task }
+        Self { store: store.clone(), changes, _task }
     }
 
     /// Every write of the table is its leader's of that moment, and tokens only grow. `author` tells
@@ -66,14 +68,26 @@ impl History {
         tenures
     }
 
-    /// How many commits changed the table.
-    pub fn table_commits(&self) -> usize {
+    /// How many commits have changed the table by now.
+    pub async fn table_commits(&self) -> usize {
+        self.catch_up().await;
         let table = keys::backend(&web());
         let changes = self.changes.lock().unwrap();
         let of_table = changes.iter().filter(|change| table.strip(change.key()).is_some());
         let mut revisions: Vec<Revision> = of_table.map(Change::revision).collect();
         revisions.dedup();
         revisions.len()
+    }
+
+    /// What is told of the store comes a moment after what can be read there.
+    async fn catch_up(&self) {
+        let txn = Txn::new().put("history/read".parse().unwrap(), Vec::new());
+        let Commit::Committed(now) = self.store.commit(txn).await.unwrap() else { unreachable!() };
+        eventually_async("the history to be told of the last commit", async || {
+            let changes = self.changes.lock().unwrap();
+            changes.last().is_some_and(|change| change.revision() >= now).then_some(())
+        })
+        .await;
     }
 
     /// Whether the leader key is gone after this leadership.

@@ -202,9 +202,9 @@ async fn a_leader_whose_answers_come_late_stops_before_its_lease_can_end() {
     // Long enough for renewals that were answered late, and writes as well.
     let all = ["a", "b", "c", "d", "e", "f"];
     for count in 3..6 {
-        let before = history.table_commits();
+        let before = history.table_commits().await;
         first.sees(&world, &all[..count]);
-        let more = async || (history.table_commits() > before).then_some(());
+        let more = async || (history.table_commits().await > before).then_some(());
         eventually_async("a write against late answers", more).await;
     }
     assert!(!first.process.log().contains("not leading any more"), "{}", first.process.tail());

@@ -37,7 +37,7 @@ impl Registered {
     /// Whatever happened so far, no slot was written.
     async fn nobody_moved(&self) {
         self.world.becomes(&self.discover, &THREE).await;
-        assert_eq!(self.history.table_commits(), 0, "{}", self.discover.tail());
+        assert_eq!(self.history.table_commits().await, 0, "{}", self.discover.tail());
     }
 }
 
@@ -84,7 +84,7 @@ async fn one_that_flaps_is_back_in_its_own_slot_and_moves_nobody() {
         world.world.becomes(&world.discover, &THREE).await;
     }
     // Out and in again, each time one slot.
-    assert_eq!(world.history.table_commits(), 2 * rounds, "{}", world.discover.tail());
+    assert_eq!(world.history.table_commits().await, 2 * rounds, "{}", world.discover.tail());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
