@@ -340,6 +340,7 @@ fn status(
         "converged": pass.is_converged(),
         "backends": engine.targets.iter().map(|t| t.backend.as_str()).collect::<Vec<_>>(),
         "tables": reporter.backends(),
+        "waiting_to_drain": pass.targets.iter().flatten().map(|l| l.plan.held.len()).sum::<usize>(),
         "problems": errors,
     })
 }

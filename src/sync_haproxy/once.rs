@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 use super::driver::problems;
 use super::dump;
 use super::feed::{Feeds, Views};
-use super::pass::{Engine, Preview};
+use super::pass::{Engine, Pass, Preview};
 use super::plan::{Learnt, plan};
 use super::predict::predict;
 use super::settings::Settings;
@@ -46,7 +46,7 @@ pub async fn converge(settings: &Settings, store: &SharedStore) -> CommandResult
         }
         if Instant::now() >= deadline {
             let error = match errors.is_empty() {
-                true => "HAProxy is not what its tables say".to_owned(),
+                true => unfinished(&pass),
                 false => errors.join("; "),
             };
             return Err(CommandError::msg(Kind::Failed, error));
@@ -107,6 +107,18 @@ async fn dump(settings: &Settings, engine: &Engine) -> CommandResult {
     Ok(())
 }
 
+/// Why a pass that met no error did not make HAProxy what its tables say.
+fn unfinished(pass: &Pass) -> String {
+    let held: usize = pass.targets.iter().flatten().map(|look| look.plan.held.len()).sum();
+    match held {
+        0 => "HAProxy is not what its tables say".to_owned(),
+        _ => format!(
+            "{held} servers are to drain and go on serving, since no server that stays is up: see \
+             whether the new ones pass their health checks"
+        ),
+    }
+}
+
 fn unavailable(error: haproxy::Error) -> CommandError {
     let kind = if error.is_unavailable() { Kind::Unavailable } else { Kind::Config };
     let remedy = error.remedy();
@@ -124,6 +136,8 @@ struct Planned {
     table: String,
     revision: Revision,
     drift: Vec<SlotNumber>,
+    /// They drain once a server that stays is up.
+    held: Vec<SlotNumber>,
     problems: Vec<String>,
     actions: Vec<PlannedAction>,
 }
@@ -159,6 +173,7 @@ impl Planned {
             table: target.from.to_string(),
             revision,
             drift: first.drift.into_iter().collect(),
+            held: next.held.into_iter().collect(),
             problems: first.problems.iter().map(ToString::to_string).collect(),
             actions,
         }
@@ -175,7 +190,10 @@ fn table(plans: &[Planned]) -> String {
             empty = false;
         }
     }
-    let text = if empty { "nothing to do\n".to_owned() } else { output::render(&table) };
+    let mut text = if empty { "nothing to do\n".to_owned() } else { output::render(&table) };
+    for (plan, slot) in plans.iter().flat_map(|plan| plan.held.iter().map(move |s| (plan, s))) {
+        text += &format!("{} slot {slot} drains once a server that stays is up\n", plan.backend);
+    }
     let problems = plans.iter().flat_map(|plan| &plan.problems);
     problems.fold(text, |text, problem| text + "problem: " + problem + "\n")
 }

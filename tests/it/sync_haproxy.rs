@@ -26,6 +26,7 @@ on_every_haproxy! {
     a_drain_waits_for_sessions_that_a_reload_left_on_the_old_worker,
     a_reloaded_or_restarted_haproxy_is_filled_again,
     no_request_reaches_a_server_that_never_passed_a_check,
+    the_only_server_serves_until_the_one_that_replaces_it_is_up,
     hostile_entries_of_the_store_change_nothing_else,
     servers_may_have_ipv6_addresses,
     a_table_of_many_lines_is_applied_whole,
@@ -416,6 +417,53 @@ async fn no_request_reaches_a_server_that_never_passed_a_check(version: Version)
         eventually(&world.say("the healthy server to answer"), || {
             (Client::get(frontend)? == "sick").then_some(())
         });
+    }
+}
+
+/// One commit drains the only server and brings another, which is sick at first.
+async fn the_only_server_serves_until_the_one_that_replaces_it_is_up(version: Version) {
+    for case in [CASES[0], CASES[3]] {
+        let backend = case.backend(2).http().line("option httpchk GET /health");
+        let ramp = Ramp::flat(Weight::saturating(100));
+        let Some(world) = World::with(version, case, 2, backend, ramp).await else { return };
+        let (old, new) =
+            (NamedServer::start("old", "127.0.0.2"), NamedServer::start("new", "127.0.0.3"));
+        new.set_healthy(false);
+        world.put(1, "old", old.address(), SlotState::Ready).await;
+        let frontend = world.haproxy.frontend("app");
+        eventually(&world.say("the old server to answer"), || {
+            (Client::get(frontend)? == "old").then_some(())
+        });
+        let drained = record("old", old.address(), SlotState::Drain);
+        let placed = record("new", new.address(), SlotState::Ready);
+        let txn = [(1, drained), (2, placed)].iter().fold(Txn::new(), |txn, (number, record)| {
+            txn.put(keys::slot(&web(), slot(*number)), serde_json::to_vec(record).unwrap())
+        });
+        commit(&world.store, txn).await;
+        let is_started = || {
+            let servers = world.haproxy.servers("app");
+            let new = servers.iter().find(|server| server.get("srv_name") == "srv2");
+            new.is_some_and(|server| server.state() == "ready" && server.weight() == 100)
+        };
+        let started = eventually(&world.say("the new server to be started"), || {
+            assert_eq!(Client::get(frontend).as_deref(), Some("old"), "{case:?}");
+            is_started().then(Instant::now)
+        });
+        let report = world.report().await.unwrap();
+        assert!(!report.backends[&web()].converged, "{case:?}: it called itself converged");
+        // Also in the passes after the one that started the new one.
+        eventually(&world.say("two more seconds"), || {
+            assert_eq!(Client::get(frontend).as_deref(), Some("old"), "{case:?}");
+            (started.elapsed() > Duration::from_secs(2)).then_some(())
+        });
+        new.set_healthy(true);
+        eventually(&world.say("the new server alone to answer"), || {
+            let answer = Client::get(frontend);
+            assert!(answer.is_some(), "{case:?}: a request was lost");
+            (world.haproxy.server("app", "srv1").state() == "drain").then_some(())
+        });
+        assert_eq!(Client::get(frontend).as_deref(), Some("new"), "{case:?}");
+        world.converged().await;
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Plan {
     pub drift: BTreeSet<SlotNumber>,
     /// Held slots that HAProxy has no place for.
     pub unplaced: Vec<SlotNumber>,
+    /// Slots that are to drain and go on serving, since no server that stays takes traffic yet.
+    pub held: BTreeSet<SlotNumber>,
     /// Dynamic servers in maint that are still to be deleted.
     pub leftovers: BTreeSet<SlotNumber>,
     /// Live sessions of the slots that are to drain, where they were read.
@@ -101,6 +103,7 @@ impl Planner<'_> {
                 steps.push((slot, step));
             }
         }
+        plan.held = self.hold(&mut steps);
         steps.sort_by_key(|(_, step)| step.urgency);
         let actions = |(slot, step): (SlotNumber, Step)| {
             step.commands.into_iter().map(move |command| Action { slot, command })
@@ -108,6 +111,40 @@ impl Planner<'_> {
         plan.actions = steps.into_iter().flat_map(actions).collect();
         plan.sessions = self.sessions();
         plan
+    }
+
+    /// Takes out the drains that would leave no server up while one is still to come: a server that
+    /// takes the place of another has to pass its first checks. The table ends a drain that takes
+    /// too long, which nothing holds up.
+    fn hold(&self, steps: &mut Vec<(SlotNumber, Step)>) -> BTreeSet<SlotNumber> {
+        let serves =
+            |slot| self.places.slots.get(&slot).is_some_and(|server| takes_traffic(server));
+        let ends = |(slot, step): &(SlotNumber, Step)| {
+            let drains = matches!(self.wanted.of(*slot), Desired::Drain { .. });
+            (drains && step.urgency == Urgency::Stop && serves(*slot)).then_some(*slot)
+        };
+        let drains: BTreeSet<SlotNumber> = steps.iter().filter_map(ends).collect();
+        if drains.is_empty() {
+            return drains;
+        }
+        let steps_of: BTreeMap<SlotNumber, Urgency> =
+            steps.iter().map(|(slot, step)| (*slot, step.urgency)).collect();
+        let stays = |(slot, desired)| match desired {
+            Desired::KeepAsIs => serves(slot),
+            Desired::Ready { .. } => {
+                serves(slot) && steps_of.get(&slot).is_none_or(|step| *step == Urgency::Weigh)
+            }
+            Desired::Maint | Desired::Drain { .. } => false,
+        };
+        let comes = |(slot, desired)| {
+            let wanted = matches!(desired, Desired::Ready { weight, .. } if weight > Weight::ZERO);
+            wanted && (self.places.slots.contains_key(&slot) || steps_of.contains_key(&slot))
+        };
+        if self.wanted.held().any(stays) || !self.wanted.held().any(comes) {
+            return BTreeSet::new();
+        }
+        steps.retain(|(slot, _)| !drains.contains(slot));
+        drains
     }
 
     /// Every slot that the table or HAProxy has.
@@ -323,6 +360,11 @@ impl Planner<'_> {
     fn server(&self, slot: SlotNumber) -> ServerRef {
         ServerRef { backend: self.target.backend.clone(), server: self.places.name(slot) }
     }
+}
+
+/// Whether new sessions may come to a server now.
+fn takes_traffic(server: &ObservedServer) -> bool {
+    server.admin.state() == AdminState::Ready && server.operational != 0 && server.weight > 0
 }
 
 /// Whether a server was left behind by a start that ended before its health was set down: it is up

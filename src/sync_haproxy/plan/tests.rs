@@ -128,6 +128,44 @@ fn a_drain_begins_with_state_drain_and_ends_with_maint() {
 }
 
 #[test]
+fn the_last_servers_that_serve_drain_once_one_that_stays_is_up() {
+    let replaced = wanted(&[
+        (1, held(endpoint("a"), SlotState::Drain)),
+        (2, held(endpoint("b"), SlotState::Ready)),
+    ]);
+    let drained = |servers: &[ObservedServer]| {
+        let plan = plan(&target(), &replaced, Some(servers), &Learnt::default());
+        lines(&plan).contains(&"set server app/srv1 state drain".to_owned())
+    };
+    let new = |admin, operational, weight| ObservedServer {
+        admin,
+        operational,
+        weight,
+        ..ObservedServer { name: "srv2".into(), ..serving() }
+    };
+    assert!(!drained(&[serving(), named("srv2")]), "the new one is not there yet");
+    assert!(!drained(&[serving(), new(READY, 0, 100)]), "the new one has passed no check yet");
+    assert!(!drained(&[serving(), new(READY, 2, 0)]), "the new one has no weight yet");
+    assert!(drained(&[serving(), new(READY, 2, 100)]));
+    assert!(drained(&[serving(), new(READY, 2, 90)]), "its weight grows while it serves");
+    assert!(drained(&[serving()]), "HAProxy has no place for the new one: none will come");
+    let down = ObservedServer { operational: 0, ..serving() };
+    assert!(drained(&[down, named("srv2")]), "it serves nobody");
+}
+
+#[test]
+fn a_backend_that_is_emptied_drains_and_a_server_that_has_gone_is_never_held() {
+    assert_eq!(planned(&one(SlotState::Drain), &serving()), ["set server app/srv1 state drain"]);
+    let gone = wanted(&[
+        (1, held(endpoint("a"), SlotState::Rest)),
+        (2, held(endpoint("b"), SlotState::Ready)),
+    ]);
+    let servers = [serving(), named("srv2")];
+    let plan = plan(&target(), &gone, Some(&servers), &Learnt::default());
+    assert_eq!(lines(&plan)[0], "set server app/srv1 state maint");
+}
+
+#[test]
 fn a_place_behind_the_tables_last_slot_goes_to_maint_and_foreign_servers_stay() {
     let servers = [
         serving(),
