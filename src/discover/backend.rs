@@ -60,7 +60,7 @@ impl Backend {
             backend: settings.name.clone(),
             look_every: settings.confirm.interval.min(Duration::from_secs(5)),
             max_weight: settings.policy.ramp.max,
-            dns_server: settings.dns_server,
+            options: settings.options.clone(),
         };
         let source = Source::start(settings.source.clone(), context);
         Self {

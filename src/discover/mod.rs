@@ -137,9 +137,8 @@ struct Tuning {
     #[arg(long, value_name = "DURATION", help_heading = "Safety")]
     confirm_interval: Option<String>,
 
-    /// Ask this DNS server instead of those in /etc/resolv.conf
-    #[arg(long, value_name = "IP:PORT", help_heading = "Sources")]
-    dns_server: Option<String>,
+    #[command(flatten)]
+    sources: sources::SourceFlags,
 
     /// Who this copy is in elections, for people [default: <host>-<process id>]
     #[arg(long, value_name = "ID", help_heading = "Daemon options")]
@@ -214,12 +213,13 @@ impl Given {
             drop_window,
             confirm_passes,
             confirm_interval,
-            dns_server,
+            sources,
             id: _,
             ttl: _,
         } = tuning;
         let path = |name: &str| format!("{base}.{name}");
-        flags
+        sources
+            .set(base, flags)
             .set(&path("source"), "--source", source.as_ref())
             .set(&path("slots"), "--slots", slots.as_ref())
             .set(&path("min-weight"), "--min-weight", min_weight.as_ref())
@@ -234,7 +234,6 @@ impl Given {
             .set(&path("drop-window"), "--drop-window", drop_window.as_ref())
             .set(&path("confirm-passes"), "--confirm-passes", confirm_passes.as_ref())
             .set(&path("confirm-interval"), "--confirm-interval", confirm_interval.as_ref())
-            .set(&path("dns-server"), "--dns-server", dns_server.as_ref())
     }
 }
 

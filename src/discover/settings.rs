@@ -1,9 +1,8 @@
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::plan::{Floors, Policy};
-use super::sources::SourceSpec;
+use super::sources::{SourceOptions, SourceSpec};
 use crate::config::Reader;
 use crate::daemon;
 use crate::model::{BackendName, CandidateId, Ramp, SlotNumber, Weight, format_duration};
@@ -31,8 +30,7 @@ pub struct BackendSettings {
     pub source: SourceSpec,
     pub policy: Policy,
     pub confirm: Confirm,
-    /// Instead of the servers of `/etc/resolv.conf`.
-    pub dns_server: Option<SocketAddr>,
+    pub options: SourceOptions,
 }
 
 /// What confirms a removal that the floors refuse.
@@ -105,7 +103,7 @@ struct Common {
     drain_deadline: Duration,
     floors: Floors,
     confirm: Confirm,
-    dns_server: Option<SocketAddr>,
+    options: SourceOptions,
 }
 
 impl Default for Common {
@@ -127,7 +125,7 @@ impl Default for Common {
                 window: Duration::from_secs(60),
             },
             confirm: Confirm { passes: 3, interval: Duration::from_secs(10) },
-            dns_server: None,
+            options: SourceOptions::default(),
         }
     }
 }
@@ -155,7 +153,7 @@ impl Common {
                 passes: reader.get(&path("confirm-passes"), default.confirm.passes),
                 interval: reader.get(&path("confirm-interval"), default.confirm.interval),
             },
-            dns_server: reader.find(&path("dns-server")).or(default.dns_server),
+            options: SourceOptions::read(reader, base, &default.options),
         }
     }
 
@@ -187,8 +185,8 @@ impl Common {
             floors: self.floors,
             drain_vanished: source.drains_vanished(),
         };
-        let (confirm, dns_server) = (self.confirm, self.dns_server);
-        Some(BackendSettings { name, source, policy, confirm, dns_server })
+        let (confirm, options) = (self.confirm, self.options);
+        Some(BackendSettings { name, source, policy, confirm, options })
     }
 
     fn check(&self, base: &str, reader: &mut Reader) {

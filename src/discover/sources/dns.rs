@@ -80,7 +80,7 @@ pub(super) async fn run(name: DnsName, context: SourceContext, teller: Teller) {
 type Seen<T> = Result<(T, Duration), String>;
 
 async fn look(name: &DnsName, context: &SourceContext) -> Seen<Answer> {
-    let resolver = resolver(context.dns_server).map_err(|error| error.to_string())?;
+    let resolver = resolver(context.options.dns_server).map_err(|error| error.to_string())?;
     let (mut endpoints, ttl) = match name.port {
         Some(port) => {
             let (addresses, ttl) = addresses(&resolver, &name.name).await?;
@@ -220,6 +220,7 @@ mod tests {
 
     use super::*;
     use crate::daemon::{OwnedTask, spawn_owned};
+    use crate::discover::sources::SourceOptions;
     use crate::store::MemoryStore;
 
     /// What the server answers to a name and type; nothing: NOERROR without records.
@@ -253,7 +254,10 @@ mod tests {
                 backend: "web".parse().unwrap(),
                 look_every: Duration::from_secs(5),
                 max_weight: Weight::saturating(100),
-                dns_server: Some(self.address),
+                options: SourceOptions {
+                    dns_server: Some(self.address),
+                    ..SourceOptions::default()
+                },
             }
         }
     }

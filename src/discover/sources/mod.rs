@@ -4,10 +4,10 @@ mod dns;
 mod file;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod options;
 mod registry;
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -24,6 +24,7 @@ use crate::store::SharedStore;
 use crate::text;
 
 pub use dns::DnsName;
+pub use options::{SourceFlags, SourceOptions};
 
 /// Which source a backend has; its text form is `registry`, `file:PATH` or `dns:NAME[:PORT]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,8 +46,7 @@ pub struct SourceContext {
     pub look_every: Duration,
     /// The greatest weight a source may scale its own weights to.
     pub max_weight: crate::model::Weight,
-    /// Instead of those of `/etc/resolv.conf`.
-    pub dns_server: Option<SocketAddr>,
+    pub options: SourceOptions,
 }
 
 /// What a source saw, and when.

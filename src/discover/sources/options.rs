@@ -1,0 +1,35 @@
+use std::net::SocketAddr;
+
+use crate::config::{Flags, Reader};
+
+/// What sources can be set to, beside their specs; each looks at what is its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SourceOptions {
+    /// Instead of those of `/etc/resolv.conf`.
+    pub dns_server: Option<SocketAddr>,
+}
+
+impl SourceOptions {
+    /// Reads what is set under a path; what is not is as in `default`.
+    pub fn read(reader: &mut Reader, base: &str, default: &Self) -> Self {
+        let path = |name: &str| format!("{base}.{name}");
+        Self { dns_server: reader.find(&path("dns-server")).or(default.dns_server) }
+    }
+}
+
+/// The flags for them.
+#[derive(Debug, Clone, clap::Args)]
+pub struct SourceFlags {
+    /// Ask this DNS server instead of those in /etc/resolv.conf
+    #[arg(long, value_name = "IP:PORT", help_heading = "Sources")]
+    dns_server: Option<String>,
+}
+
+impl SourceFlags {
+    /// As settings under a path.
+    pub fn set(&self, base: &str, flags: Flags) -> Flags {
+        let Self { dns_server } = self;
+        let path = |name: &str| format!("{base}.{name}");
+        flags.set(&path("dns-server"), "--dns-server", dns_server.as_ref())
+    }
+}
