@@ -71,9 +71,17 @@ resource "aws_iam_policy" "init" {
   tags   = var.tags
 }
 
+# discover with an asg: source, beside the daemon policy. AWS knows no narrower resource for looking.
+resource "aws_iam_policy" "asg" {
+  name   = "${var.table}-asg"
+  policy = templatefile("${path.module}/policies/asg.json", local.names)
+  tags   = var.tags
+}
+
 locals {
   names = {
     account = data.aws_caller_identity.current.account_id
+    groups  = var.groups
     prefix  = var.prefix
     region  = data.aws_region.current.name
     table   = var.table

@@ -17,3 +17,8 @@ output "init_policy_arn" {
   description = "For whoever runs lbctl store init"
   value       = aws_iam_policy.init.arn
 }
+
+output "asg_policy_arn" {
+  description = "For the role of discover where it looks at Auto Scaling groups"
+  value       = aws_iam_policy.asg.arn
+}

@@ -10,6 +10,12 @@ variable "prefix" {
   default     = "lbctl"
 }
 
+variable "groups" {
+  description = "The Auto Scaling groups whose lifecycle actions discover may complete; * stands for any text"
+  type        = string
+  default     = "*"
+}
+
 variable "tags" {
   description = "Tags of everything here"
   type        = map(string)

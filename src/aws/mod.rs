@@ -4,6 +4,9 @@
 //! and its kin, the profile in `~/.aws` (also SSO and `credential_process`), a web identity token,
 //! the container's role, the instance's role. The SDK renews them before they end.
 
+pub mod ec2;
+mod failure;
+
 use std::error::Error as StdError;
 use std::time::Duration;
 
@@ -11,6 +14,8 @@ use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{AppName, BehaviorVersion, Region, SdkConfig};
+
+pub use failure::{Failure, FailureKind};
 
 /// Where credentials were looked for, for errors that lack them.
 pub const CREDENTIALS_HINT: &str = "credentials are looked for in AWS_ACCESS_KEY_ID and \

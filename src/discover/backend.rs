@@ -8,13 +8,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::apply::{Applied, apply};
-use super::plan::{Absences, ActionKind, Plan, Report, Table, World, plan};
+use super::plan::{Absences, ActionKind, Content, Plan, Report, Table, World, plan};
 use super::report::{Reporter, Seen};
 use super::settings::BackendSettings;
 use super::sources::{Look, Source, SourceContext};
 use crate::daemon::Backoff;
 use crate::election::{Leadership, Standing};
-use crate::model::{BackendName, HaproxyName, HaproxyReport, Timestamp, keys};
+use crate::model::{
+    BackendName, EndpointId, HaproxyName, HaproxyReport, SlotState, Timestamp, keys,
+};
 use crate::store::{Mirror, Prefix, Revision, SharedStore, Watch};
 
 /// Keeps one backend's table equal to what its source sees.
@@ -185,6 +187,8 @@ impl Backend {
         if let Some(refused) = &plan.refused {
             self.absences.keep(refused.servers.iter().map(|(_, id)| id.clone()));
         }
+        let leads = leadership.is_some() && blind.is_none();
+        self.source.release(if leads { self.drained(&table) } else { BTreeSet::new() });
         if let Some(why) = blind {
             return Pass::Blind(why);
         }
@@ -197,6 +201,26 @@ impl Backend {
         }
         self.write(leadership, &table, &plan, reporter).await;
         Pass::Busy(plan)
+    }
+
+    /// Of those whose end waits for it, the servers that take and hold no session any more.
+    fn drained(&self, table: &Table) -> BTreeSet<EndpointId> {
+        let answer = self.look.as_ref().and_then(|look| look.result.as_ref().ok());
+        let awaiting = answer.into_iter().flat_map(|answer| &answer.awaiting);
+        let mut drained: BTreeSet<EndpointId> = awaiting.cloned().collect();
+        // A damaged slot may be anybody's.
+        if drained.is_empty() {
+            return drained;
+        }
+        for slot in table.slots.values() {
+            match &slot.content {
+                Content::Sound(record) if record.state == SlotState::Rest => {}
+                Content::Sound(record) => _ = drained.remove(&record.endpoint.id),
+                Content::Damaged(Some(endpoint)) => _ = drained.remove(&endpoint.id),
+                Content::Damaged(None) => return BTreeSet::new(),
+            }
+        }
+        drained
     }
 
     async fn write(
@@ -317,7 +341,7 @@ fn now() -> Timestamp {
 }
 
 /// Servers that a plan removed without their saying so.
-fn vanished(plan: &Plan) -> Vec<crate::model::EndpointId> {
+fn vanished(plan: &Plan) -> Vec<EndpointId> {
     let removed = plan.actions.iter().filter(|action| {
         matches!(action.kind, ActionKind::Drain | ActionKind::Rest)
             && action.record.as_ref().is_some_and(|record| !record.endpoint.leaving)

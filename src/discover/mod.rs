@@ -41,6 +41,10 @@ Examples:
   lbctl discover --backend web --source dns:web.example.com:8080 --slots 10
   lbctl discover --backend web --source dns:_http._tcp.example.com --slots 10
 
+  # The instances of AWS Auto Scaling groups, by name or by tag
+  lbctl discover --backend web --source asg:web-a,web-b --port 8080 --slots 50
+  lbctl discover --backend web --source asg:tag:service=web --slots 50
+
   # Many backends, as [[discover.backends]] of a file
   lbctl discover --config /etc/lbctl/lbctl.toml
 
@@ -59,7 +63,8 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
 
-    /// Where its endpoints come from: registry, file:PATH (.toml, .json, .yaml), dns:NAME:PORT or dns:NAME
+    /// Where its endpoints come from: registry, file:PATH (.toml, .json,
+    /// .yaml), dns:NAME:PORT, dns:NAME, or asg:NAME,NAME (AWS Auto Scaling groups)
     #[arg(long, value_name = "SOURCE")]
     source: Option<String>,
 

@@ -310,6 +310,7 @@ const STATES: [(SlotState, &str); 3] =
 
 /// Describes the metrics, once a process.
 pub fn describe() {
+    super::sources::describe();
     describe_gauge!("lbctl_discover_endpoints", "Endpoints in the source's last good answer");
     describe_gauge!("lbctl_discover_source_failing", "1 while the source gives errors");
     describe_gauge!("lbctl_discover_slots", "Held slots by state");

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::plan::{Floors, Policy};
-use super::sources::{SourceOptions, SourceSpec};
+use super::sources::{FORMS, SourceOptions, SourceSpec};
 use crate::config::Reader;
 use crate::daemon;
 use crate::model::{BackendName, CandidateId, Ramp, SlotNumber, Weight, format_duration};
@@ -165,9 +165,7 @@ impl Common {
             reader.problem(&format!("{base}.max-weight"), format!("backend {name}: {error}"));
         }
         if self.source.is_none() {
-            let message = format!(
-                "backend {name} has no source: give --source registry, file:PATH or dns:NAME[:PORT]"
-            );
+            let message = format!("backend {name} has no source: give --source {FORMS}");
             reader.problem(&format!("{base}.source"), message);
         }
         if self.slots.is_none() {

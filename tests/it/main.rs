@@ -8,6 +8,7 @@
 )]
 
 mod alarms;
+mod asg;
 mod cli;
 mod demo;
 mod discover;

@@ -56,6 +56,8 @@ pub struct Answer {
     pub endpoints: BTreeMap<EndpointId, Endpoint>,
     /// They are there but cannot be read: neither placed nor removed.
     pub unreadable: BTreeSet<EndpointId>,
+    /// Servers that leave, and whose end waits until somebody says that they have drained.
+    pub awaiting: BTreeSet<EndpointId>,
     /// What a person should know of this answer.
     pub notes: Vec<String>,
 }

@@ -1,12 +1,15 @@
 //! Where endpoints come from. A source gives the complete set it sees, or an error, never a guess.
 
+mod asg;
 mod dns;
 mod file;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod metrics;
 mod options;
 mod registry;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -19,14 +22,17 @@ use tokio::time::Instant;
 use super::plan::Answer;
 use crate::config::{Kind, from_str_setting};
 use crate::daemon::{OwnedTask, spawn_owned};
-use crate::model::BackendName;
+use crate::model::{BackendName, EndpointId};
 use crate::store::SharedStore;
 use crate::text;
 
+pub use asg::{AsgOptions, AsgSpec, InstanceAddress};
 pub use dns::DnsName;
+pub use metrics::describe;
 pub use options::{SourceFlags, SourceOptions};
 
-/// Which source a backend has; its text form is `registry`, `file:PATH` or `dns:NAME[:PORT]`.
+/// Which source a backend has; its text form is `registry`, `file:PATH`,
+/// `dns:NAME[:PORT]` or `asg:NAME[,NAME…]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceSpec {
     /// Servers that announce themselves in the store.
@@ -35,7 +41,12 @@ pub enum SourceSpec {
     File(PathBuf),
     /// Addresses of a name.
     Dns(DnsName),
+    /// Instances of Auto Scaling groups.
+    Asg(AsgSpec),
 }
+
+/// The forms that a source's text can have, for messages.
+pub const FORMS: &str = "registry, file:PATH, dns:NAME[:PORT] or asg:NAME";
 
 /// What a source needs beside its spec.
 #[derive(Debug, Clone)]
@@ -61,6 +72,7 @@ pub struct Look {
 #[derive(Debug)]
 pub struct Source {
     looks: watch::Receiver<Option<Arc<Look>>>,
+    released: watch::Sender<BTreeSet<EndpointId>>,
     _task: OwnedTask<()>,
 }
 
@@ -68,12 +80,23 @@ impl Source {
     pub fn start(spec: SourceSpec, context: SourceContext) -> Self {
         let (told, looks) = watch::channel(None);
         let teller = Teller(told);
+        let (released, releases) = watch::channel(BTreeSet::new());
         let task = match spec {
             SourceSpec::Registry => spawn_owned(registry::run(context, teller)),
             SourceSpec::File(path) => spawn_owned(file::run(path, context, teller)),
             SourceSpec::Dns(name) => spawn_owned(dns::run(name, context, teller)),
+            SourceSpec::Asg(spec) => spawn_owned(asg::run(spec, context, teller, releases)),
         };
-        Self { looks, _task: task }
+        Self { looks, released, _task: task }
+    }
+
+    /// Of the servers that [await](Answer::awaiting) their end, these have drained.
+    pub fn release(&self, ids: BTreeSet<EndpointId>) {
+        self.released.send_if_modified(|released| {
+            let changed = *released != ids;
+            *released = ids;
+            changed
+        });
     }
 
     /// The next look, the latest where several came; cancel-safe. An error: the source panicked.
@@ -106,6 +129,7 @@ impl SourceSpec {
             Self::Registry => "registry",
             Self::File(_) => "file",
             Self::Dns(_) => "dns",
+            Self::Asg(_) => "asg",
         }
     }
 
@@ -128,9 +152,8 @@ impl FromStr for SourceSpec {
                 Ok(Self::File(path))
             }
             Some(("dns", name)) => Ok(Self::Dns(name.parse()?)),
-            _ => {
-                Err(format!("{text:?} is not a source: use registry, file:PATH or dns:NAME[:PORT]"))
-            }
+            Some(("asg", groups)) => Ok(Self::Asg(groups.parse()?)),
+            _ => Err(format!("{text:?} is not a source: use {FORMS}")),
         }
     }
 }
@@ -141,6 +164,7 @@ impl fmt::Display for SourceSpec {
             Self::Registry => f.write_str("registry"),
             Self::File(path) => write!(f, "file:{}", path.display()),
             Self::Dns(name) => write!(f, "dns:{name}"),
+            Self::Asg(spec) => write!(f, "asg:{spec}"),
         }
     }
 }
@@ -163,7 +187,7 @@ mod tests {
         for (bad, says) in [
             ("", "is not a source"),
             ("registry:x", "is not a source"),
-            ("consul:x", "use registry, file:PATH or dns:NAME[:PORT]"),
+            ("consul:x", "use registry, file:PATH, dns:NAME[:PORT]"),
             ("file:", "is empty"),
             ("file:/etc/web", ".toml, .json, .yaml or .yml"),
             ("dns:", "is empty"),

@@ -1,5 +1,7 @@
 use std::net::SocketAddr;
 
+use super::asg::{AsgFlags, AsgOptions};
+
 use crate::config::{Flags, Reader};
 
 /// What sources can be set to, beside their specs; each looks at what is its own.
@@ -7,13 +9,17 @@ use crate::config::{Flags, Reader};
 pub struct SourceOptions {
     /// Instead of those of `/etc/resolv.conf`.
     pub dns_server: Option<SocketAddr>,
+    pub asg: AsgOptions,
 }
 
 impl SourceOptions {
     /// Reads what is set under a path; what is not is as in `default`.
     pub fn read(reader: &mut Reader, base: &str, default: &Self) -> Self {
         let path = |name: &str| format!("{base}.{name}");
-        Self { dns_server: reader.find(&path("dns-server")).or(default.dns_server) }
+        Self {
+            dns_server: reader.find(&path("dns-server")).or(default.dns_server),
+            asg: AsgOptions::read(reader, base, &default.asg),
+        }
     }
 }
 
@@ -23,13 +29,16 @@ pub struct SourceFlags {
     /// Ask this DNS server instead of those in /etc/resolv.conf
     #[arg(long, value_name = "IP:PORT", help_heading = "Sources")]
     dns_server: Option<String>,
+
+    #[command(flatten)]
+    asg: AsgFlags,
 }
 
 impl SourceFlags {
     /// As settings under a path.
     pub fn set(&self, base: &str, flags: Flags) -> Flags {
-        let Self { dns_server } = self;
+        let Self { dns_server, asg } = self;
         let path = |name: &str| format!("{base}.{name}");
-        flags.set(&path("dns-server"), "--dns-server", dns_server.as_ref())
+        asg.set(base, flags).set(&path("dns-server"), "--dns-server", dns_server.as_ref())
     }
 }

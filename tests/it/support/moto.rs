@@ -34,11 +34,22 @@ pub struct Moto {
 }
 
 impl Moto {
-    /// The server that all running tests share; it dies with the last of them. `None` where moto is
-    /// not there. Its start takes seconds.
+    /// The server with the tables of all running tests; it dies with the last of them. `None` where
+    /// moto is not there. Its start takes seconds.
     pub fn shared() -> Option<Arc<Self>> {
         static SHARED: Mutex<Weak<Moto>> = Mutex::new(Weak::new());
-        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::share(&SHARED)
+    }
+
+    /// The server with the Auto Scaling groups of all running tests: descriptions of instances take
+    /// it so long that no lease in a table should wait for them.
+    pub fn shared_groups() -> Option<Arc<Self>> {
+        static SHARED: Mutex<Weak<Moto>> = Mutex::new(Weak::new());
+        Self::share(&SHARED)
+    }
+
+    fn share(shared: &Mutex<Weak<Self>>) -> Option<Arc<Self>> {
+        let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(running) = shared.upgrade() {
             return Some(running);
         }

@@ -33,7 +33,9 @@ fn allowed(policy: &str) -> BTreeSet<String> {
     let policy: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(policy["Version"], "2012-10-17");
     let statements = policy["Statement"].as_array().unwrap();
-    assert!(statements.iter().all(|s| s["Effect"] == "Allow" && s["Resource"] != "*"), "{text}");
+    assert!(statements.iter().all(|s| s["Effect"] == "Allow"), "{text}");
+    let everywhere = statements.iter().filter(|s| s["Resource"] == "*");
+    assert!(everywhere.clone().all(|s| s["Sid"] == "LookAtGroups"), "{text}");
     let actions = statements.iter().flat_map(|s| s["Action"].as_array().unwrap());
     actions.map(|action| action.as_str().unwrap().to_owned()).collect()
 }
@@ -44,4 +46,20 @@ fn policies_allow_what_is_called_and_no_more() {
     assert_eq!(allowed("daemon.json"), daemon);
     assert_eq!(allowed("init.json"), needed("table.rs"));
     assert!(allowed("reader.json").is_subset(&daemon));
+}
+
+#[test]
+fn the_policy_for_groups_allows_what_the_source_calls() {
+    let named = |path: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(path);
+        let source = std::fs::read_to_string(path).unwrap();
+        let (_, rest) = source.split_once("const CALL: &str = \"").unwrap();
+        rest.split_once('"').unwrap().0.to_owned()
+    };
+    let calls = [
+        format!("autoscaling:{}", named("discover/sources/asg/region.rs")),
+        format!("autoscaling:{}", named("discover/sources/asg/lifecycle.rs")),
+        format!("ec2:{}", named("aws/ec2/mod.rs")),
+    ];
+    assert_eq!(allowed("asg.json"), BTreeSet::from(calls));
 }

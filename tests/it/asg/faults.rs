@@ -1,0 +1,71 @@
+//! What AWS does.
+
+use std::sync::Arc;
+
+use super::cloud::Cloud;
+use super::front::FAULTS;
+use super::{Fleet, SIMPLE};
+use crate::support::haproxy::Backend;
+use crate::support::moto::Moto;
+use crate::support::{World, eventually, free_port, http_get};
+
+#[test]
+fn every_failure_of_every_call_leaves_haproxy_as_it_is_and_passes() {
+    let Some(mut fleet) = Fleet::simple() else { return };
+    let group = fleet.cloud.group("web", 3);
+    let discover = fleet.discover("discover", &format!("asg:{group}"), &[]);
+    fleet.equals(&[&group], &discover);
+    let slots = fleet.slots();
+    for action in ["DescribeAutoScalingGroups", "DescribeInstances"] {
+        for fault in FAULTS {
+            let (logged, called) = (discover.log().len(), fleet.front.calls(action));
+            fleet.front.fail(action, Some(fault));
+            let since = |text: &str| discover.log()[logged..].contains(text);
+            eventually(&format!("{action} {fault:?} to be told\n{}", discover.tail()), || {
+                since(&format!("{action}: ")).then_some(())
+            });
+            assert!(fleet.front.calls(action) > called);
+            assert_eq!(fleet.slots(), slots, "{action} {fault:?}");
+            fleet.front.fail(action, None);
+            eventually(&format!("{action} to recover from {fault:?}"), || {
+                since("has recovered").then_some(())
+            });
+        }
+    }
+    assert_eq!(fleet.slots(), slots);
+    assert_eq!(fleet.ready_in("app"), fleet.wanted(&[&group]));
+}
+
+#[test]
+fn five_hundred_instances_take_the_fewest_calls_and_lose_none_on_any_page() {
+    let Some(moto) = Moto::start() else { return };
+    let backends = vec![Backend::new("app", 600)];
+    let fleet = Fleet::on(Cloud::on(Arc::new(moto)), World::sqlite(), SIMPLE, backends);
+    let Some(fleet) = fleet else { return };
+    let zone = [("AvailabilityZones.member.1", "eu-west-1b")];
+    let groups: Vec<String> =
+        (1..=4).map(|n| fleet.cloud.group_in(&format!("g{n}"), 125, &zone)).collect();
+    let source = format!("asg:{}", groups.join(","));
+    let admin = free_port();
+    let address = format!("127.0.0.1:{admin}");
+    let more = ["--slots", "600", "--admin", &address];
+    let discover = fleet.discover("discover", &source, &more);
+    eventually(&format!("500 servers\n{}", discover.tail()), || {
+        (fleet.slots().len() == 500).then_some(())
+    });
+    eventually("500 servers in HAProxy", || (fleet.ready_in("app").len() == 500).then_some(()));
+    let scrape = || http_get(admin, "/metrics").unwrap_or_default();
+    let count = |call: &str| {
+        let name = format!("lbctl_aws_calls_total{{call=\"{call}\",result=\"ok\"}} ");
+        let text = scrape();
+        let line = text.lines().find_map(|line| line.strip_prefix(&name).map(str::to_owned));
+        line.map_or(0, |value| value.parse::<usize>().unwrap())
+    };
+    let looks = eventually("three looks", || {
+        let looks = count("DescribeAutoScalingGroups");
+        (looks >= 3).then_some(looks)
+    });
+    let calls = count("DescribeInstances");
+    // A look may be under way.
+    assert!((looks - 1) * 5 <= calls && calls <= (looks + 1) * 5, "{calls} calls in {looks} looks");
+}
