@@ -80,7 +80,7 @@ fn measure_on(report: &mut Report, store: &str, world: &World) {
 }
 
 /// User and system time, of `/proc/PID/stat`.
-fn cpu(process: &Process) -> Duration {
+pub fn cpu(process: &Process) -> Duration {
     let text = std::fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
     // The name in brackets may have spaces; the state behind it is field 3, the times 14 and 15.
     let fields: Vec<&str> = text.rsplit(')').next().unwrap().split_whitespace().collect();

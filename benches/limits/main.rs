@@ -14,6 +14,7 @@
 mod bare;
 mod binary;
 mod fixture;
+mod groups;
 mod idle;
 mod latency;
 mod passes;
@@ -29,11 +30,12 @@ use report::Report;
 /// What can be picked by name, and how it is measured.
 type Section = (&'static str, fn(&mut Report));
 
-const SECTIONS: [Section; 7] = [
+const SECTIONS: [Section; 8] = [
     ("passes", passes::every_slot),
     ("small", passes::little_or_nothing),
     ("latency", latency::measure),
     ("idle", idle::measure),
+    ("groups", groups::measure),
     ("planner", planner::measure),
     ("sessions", sessions::measure),
     ("binary", binary::measure),

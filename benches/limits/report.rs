@@ -11,6 +11,7 @@ pub enum Unit {
     Bytes,
     PerSecond,
     Count,
+    Hundredths,
 }
 
 impl Unit {
@@ -23,6 +24,7 @@ impl Unit {
             Self::Bytes => format!("{figure:.0} B"),
             Self::PerSecond => format!("{figure:.0}/s"),
             Self::Count => format!("{figure:.0}"),
+            Self::Hundredths => format!("{figure:.2}"),
         }
     }
 }

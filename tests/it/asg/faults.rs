@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use super::cloud::Cloud;
 use super::front::FAULTS;
 use super::{Fleet, SIMPLE};
 use crate::support::haproxy::Backend;
 use crate::support::moto::Moto;
-use crate::support::{World, eventually, free_port, http_get};
+use crate::support::{Cloud, World, eventually, free_port, http_get};
 
 #[test]
 fn every_failure_of_every_call_leaves_haproxy_as_it_is_and_passes() {

@@ -1,7 +1,6 @@
 //! Auto Scaling groups to HAProxy, end to end: moto's AWS with the store in its DynamoDB, `discover`,
 //! `sync-haproxy` and a real HAProxy, with servers at the instances' addresses.
 
-mod cloud;
 mod faults;
 mod front;
 mod lifecycle;
@@ -11,11 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lbctl::model::{BackendName, SlotNumber, SlotRecord, SlotState, keys};
 
-use cloud::Cloud;
 use front::Front;
 
 use super::support::haproxy::{Backend, Client, Haproxy, NamedServer, Options};
-use super::support::{Process, World, eventually, free_port};
+use super::support::{Cloud, Process, World, eventually, free_port};
 
 const SLOTS: u32 = 12;
 

@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lbctl::election::LeaderRecord;
@@ -14,7 +15,7 @@ use lbctl::model::{SlotRecord, SlotState, keys};
 use lbctl::store::{Entry, Key, Prefix};
 use tempfile::TempDir;
 
-use crate::support::haproxy::{Backend, Client, Haproxy, NamedServer, Options};
+use crate::support::haproxy::{Backend, Client, Haproxy, NamedServer, Options, Version};
 use crate::support::network::{Network, address, side_address};
 use crate::support::{Process, World, eventually, lbctl, program};
 
@@ -91,10 +92,15 @@ impl Site {
             .collect();
         let world = World::at(dir, store_url(&[0, 1, 2].map(side_address)), None);
         wait_for_cluster(&members);
+        // Each host has another version, and each site begins with the next.
+        static SITES: AtomicUsize = AtomicUsize::new(0);
+        let mut versions =
+            Version::ALL.into_iter().cycle().skip(SITES.fetch_add(1, Ordering::SeqCst));
         let mut hosts = Vec::new();
         for (host, etcd) in members.into_iter().enumerate() {
             let folder = folders[host].clone();
-            hosts.push(net.host(host).run(|| Host::start(host, etcd, folder, ttl))?);
+            let version = versions.next().unwrap_or_default();
+            hosts.push(net.host(host).run(|| Host::start(host, version, etcd, folder, ttl))?);
         }
         let mut site = Self { hosts, servers: BTreeMap::new(), world, net, ttl, started: 0 };
         for host in 0..HOSTS.len() {
@@ -366,13 +372,19 @@ const PLACES: [(&str, u32); 2] = [(WEB, 12), (EDGE, 6)];
 
 impl Host {
     /// In the host's namespace.
-    fn start(host: usize, etcd: Process, dir: PathBuf, ttl: Duration) -> Option<Self> {
+    fn start(
+        host: usize,
+        version: Version,
+        etcd: Process,
+        dir: PathBuf,
+        ttl: Duration,
+    ) -> Option<Self> {
         let backends = PLACES.map(|(name, places)| {
             // Whoever is cut off is found out soon, and nobody waits for him.
             let backend = Backend::new(name, places).server("check inter 500ms rise 2 fall 2");
             backend.line("timeout check 1s")
         });
-        let haproxy = Haproxy::start(Options::new(backends))?;
+        let haproxy = Haproxy::start(Options::new(backends).on(version))?;
         let config = dir.join("lbctl.toml");
         std::fs::write(&config, configuration(host, &haproxy, ttl)).unwrap();
         // The one discover knows the member beside it alone, and is cut off as that is.

@@ -1,6 +1,7 @@
 //! What the tests share: deadlines, ports, child processes and the real servers.
 #![allow(dead_code, unused_imports, unused_macros, reason = "each test file uses a part")]
 
+pub mod cloud;
 pub mod etcd;
 pub mod haproxy;
 pub mod http;
@@ -16,6 +17,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+pub use cloud::Cloud;
 pub use process::Process;
 pub use proxy::Proxy;
 pub use server::LightServer;

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use crate::support::moto::{Moto, REGION};
+use super::moto::{Moto, REGION};
 
 /// A network of a test's own in moto, whose addresses are loopback's, so that servers can be there.
 #[derive(Debug)]
