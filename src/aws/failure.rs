@@ -4,7 +4,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
-use super::{CREDENTIALS_HINT, REGION_HINT, chain};
+use super::{CREDENTIALS_HINT, chain};
 
 /// What a failed call that only reads means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub struct Failure {
     pub hint: Option<&'static str>,
 }
 
+pub(super) const REGION_HINT: &str = "name the region: in front of the group as REGION:NAME, with \
+    --aws-region, in AWS_REGION, or in the profile of ~/.aws/config";
 const RIGHTS_HINT: &str = "allow it: deploy/aws has the policies";
 const CLOCK_HINT: &str = "set this host's clock: AWS refuses requests that are minutes off";
 
@@ -120,6 +122,11 @@ impl Failure {
         let lower = reason.to_lowercase();
         let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
         if says(&["credential", "identity"]) {
+            // The SDK goes on with each place it looked in, for many lines.
+            let reason = match says(&["no credentials found", "no providers in chain"]) {
+                true => "there are no credentials".to_owned(),
+                false => reason,
+            };
             return Self::new(call, FailureKind::Denied, reason, Some(CREDENTIALS_HINT));
         }
         if says(&["region"]) {

@@ -35,7 +35,8 @@ use aws_types::service_config::ServiceConfigKey;
 
 pub use answer::{Instance, Page};
 
-use super::{Failure, FailureKind, REGION_HINT};
+use super::failure::REGION_HINT;
+use super::{Failure, FailureKind};
 
 const CALL: &str = "DescribeInstances";
 

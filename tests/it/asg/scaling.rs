@@ -1,13 +1,15 @@
 //! What groups do.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 
 use lbctl::model::SlotState;
 
 use super::front::Fault;
 use super::{Fleet, SLOTS};
-use crate::support::eventually;
 use crate::support::haproxy::{Backend, Client};
+use crate::support::moto::ENVIRONMENT;
+use crate::support::{eventually, lbctl};
 
 #[test]
 fn haproxy_follows_a_group_out_in_to_zero_and_back() {
@@ -174,17 +176,28 @@ fn groups_are_found_by_their_tags_and_ports_by_those_of_their_instances() {
 #[test]
 fn what_is_not_there_ends_once_with_its_name_and_the_remedy() {
     let Some(fleet) = Fleet::simple() else { return };
-    let once = |source: &str| {
+    let once = |source: &str, without: &str| {
         let args = ["discover", "--backend", "web", "--source", source, "--slots", "3", "--once"];
-        let mut command = fleet.world.command(&args);
+        // Not the store's credentials.
+        let mut command = Command::new(lbctl());
+        let database = format!("sqlite:{}", fleet.world.dir.path().join("once.db").display());
+        command.args(["--store", &database]).args(args).envs(ENVIRONMENT);
         command.env("AWS_ENDPOINT_URL", fleet.front.endpoint()).env("AWS_REGION", "eu-west-1");
+        if !without.is_empty() {
+            command.env_remove(without);
+        }
         let output = command.output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{output:?}");
-        String::from_utf8(output.stderr).unwrap()
+        let error = String::from_utf8(output.stderr).unwrap();
+        error.lines().find(|line| line.starts_with("error: ")).unwrap().to_owned()
     };
-    let error = once("asg:nobody");
+    let error = once("asg:nobody", "");
     assert!(error.contains("no Auto Scaling group is named nobody in eu-west-1"), "{error}");
     assert!(error.contains("correct the name"), "{error}");
-    let error = once("asg:tag:service=nothing");
+    let error = once("asg:tag:service=nothing", "");
     assert!(error.contains("has all of tag:service=nothing"), "{error}");
+    let error = once("asg:web", "AWS_REGION");
+    assert!(error.contains("--aws-region"), "{error}");
+    let error = once("asg:web", "AWS_ACCESS_KEY_ID");
+    assert!(error.contains("there are no credentials (credentials are looked for in"), "{error}");
 }
