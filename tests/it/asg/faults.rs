@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::front::FAULTS;
+use super::front::{FAULTS, Fault};
 use super::{Fleet, SIMPLE};
 use crate::support::haproxy::Backend;
 use crate::support::moto::Moto;
@@ -33,6 +33,31 @@ fn every_failure_of_every_call_leaves_haproxy_as_it_is_and_passes() {
     }
     assert_eq!(fleet.slots(), slots);
     assert_eq!(fleet.ready_in("app"), fleet.wanted(&[&group]));
+}
+
+#[test]
+fn what_ec2_does_not_know_is_neither_placed_nor_removed() {
+    let Some(mut fleet) = Fleet::simple() else { return };
+    let group = fleet.cloud.group("web", 3);
+    let discover = fleet.discover("discover", &format!("asg:{group}"), &[]);
+    fleet.equals(&[&group], &discover);
+    let slots = fleet.slots();
+    let known = slots.keys().next().unwrap();
+    fleet.front.set_unknown(known, true);
+    fleet.front.fail("DescribeAutoScalingGroups", Some(Fault::Internal));
+    fleet.cloud.scale(&group, 4);
+    let all = fleet.cloud.in_service(&group);
+    let new = all.keys().find(|id| !slots.contains_key(*id)).unwrap();
+    fleet.front.set_unknown(new, true);
+    fleet.front.fail("DescribeAutoScalingGroups", None);
+    let looks = || fleet.front.calls("DescribeInstances");
+    let then = looks();
+    // More than would confirm that a server has gone.
+    eventually("ten looks", || (looks() >= then + 10).then_some(()));
+    assert_eq!(fleet.slots(), slots, "{}", discover.tail());
+    fleet.front.set_unknown(known, false);
+    fleet.front.set_unknown(new, false);
+    fleet.equals(&[&group], &discover);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! part of Auto Scaling that moto lacks, lifecycle actions: an instance that waits to end is a
 //! recorded answer, and so is `CompleteLifecycleAction`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, Weak};
@@ -43,6 +43,8 @@ struct State {
     lifecycles: Mutex<BTreeMap<String, String>>,
     /// Addresses that moto gives to no second instance, by instance.
     addresses: Mutex<BTreeMap<String, String>>,
+    /// Instances that EC2 does not know.
+    unknown: Mutex<BTreeSet<String>>,
     /// Which instance, in which group, by which hook.
     completed: Mutex<Vec<(String, String, String)>>,
 }
@@ -84,6 +86,15 @@ impl Front {
     /// An instance has this private address, whatever moto says.
     pub fn set_address(&self, instance: &str, ip: &str) {
         self.state.addresses.lock().unwrap().insert(instance.to_owned(), ip.to_owned());
+    }
+
+    /// EC2 knows nothing of an instance, or knows it again.
+    pub fn set_unknown(&self, instance: &str, unknown: bool) {
+        let mut all = self.state.unknown.lock().unwrap();
+        match unknown {
+            true => all.insert(instance.to_owned()),
+            false => all.remove(instance),
+        };
     }
 
     pub fn completed(&self) -> Vec<(String, String, String)> {
@@ -201,6 +212,10 @@ impl State {
             let start = at + body[at..].find(tag).unwrap() + tag.len();
             let end = start + body[start..].find('<').unwrap();
             body.replace_range(start..end, ip);
+        }
+        // Who is described under another id is not described.
+        for id in self.unknown.lock().unwrap().iter() {
+            body = body.replace(&format!(">{id}<"), ">i-0<");
         }
         body
     }
