@@ -1,5 +1,6 @@
 //! How a command fails: what its user reads and what the shell sees.
 
+use std::error::Error as StdError;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
@@ -111,6 +112,21 @@ impl From<std::io::Error> for CommandError {
     }
 }
 
+/// An error with its causes in one line, each said once: what HTTP clients say themselves is
+/// "dispatch failure" or "client error" and little else.
+pub fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let said = source.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        next = source.source();
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,4 +147,15 @@ mod tests {
         let report = CommandError::new(Kind::Unavailable, error).report();
         assert_eq!(report, "error: cannot connect to HAProxy at /run/h.sock: refused\n");
     }
+
+    #[test]
+    fn causes_are_said_once() {
+        let inner = std::io::Error::other("connection refused");
+        let outer = std::io::Error::other(Wrapped(inner));
+        assert_eq!(chain(&outer), "dispatch failure: connection refused");
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("dispatch failure")]
+    struct Wrapped(#[source] std::io::Error);
 }

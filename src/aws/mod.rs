@@ -7,7 +7,6 @@
 pub mod ec2;
 mod failure;
 
-use std::error::Error as StdError;
 use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
@@ -15,6 +14,7 @@ use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{AppName, BehaviorVersion, Region, SdkConfig};
 
+pub use crate::error::chain;
 pub use failure::{Failure, FailureKind};
 
 /// Where credentials were looked for, for errors that lack them.
@@ -75,21 +75,6 @@ pub async fn load(place: &Place, limits: Limits) -> SdkConfig {
     Box::pin(loader.load()).await
 }
 
-/// An error with its causes in one line, each said once: the SDK's own `Display` says "dispatch
-/// failure" and little else.
-pub fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let said = source.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        next = source.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,15 +97,4 @@ mod tests {
         assert_eq!(config.endpoint_url(), Some("http://127.0.0.1:1"));
         assert_eq!(config.retry_config().map(RetryConfig::max_attempts), Some(1));
     }
-
-    #[test]
-    fn causes_are_said_once() {
-        let inner = std::io::Error::other("connection refused");
-        let outer = std::io::Error::other(Wrapped(inner));
-        assert_eq!(chain(&outer), "dispatch failure: connection refused");
-    }
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("dispatch failure")]
-    struct Wrapped(#[source] std::io::Error);
 }
