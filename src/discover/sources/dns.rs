@@ -11,6 +11,7 @@ use hickory_resolver::proto::rr::rdata::SRV;
 use hickory_resolver::proto::rr::{RData, RecordType};
 use hickory_resolver::{Resolver, TokioResolver};
 
+use super::scale::Scale;
 use super::{SourceContext, Teller};
 use crate::daemon::Backoff;
 use crate::discover::plan::Answer;
@@ -142,12 +143,11 @@ async fn services(resolver: &TokioResolver, name: &str, max: Weight) -> Seen<Vec
     services.retain(|service| Some(service.priority) == first);
     // A target of "." says that the service is not there.
     services.retain(|service| !service.target.is_root());
-    let top = services.iter().map(|service| service.weight).max().unwrap_or(0);
-    let equal = services.iter().all(|service| service.weight == top);
+    let scale = Scale::of(services.iter().map(|service| service.weight), max);
     let looks = services.into_iter().map(|service| async move {
         let target = service.target.to_utf8();
         let (addresses, ttl) = addresses(resolver, &target).await?;
-        let weight = (!equal).then(|| scaled(service.weight, top, max));
+        let weight = scale.weight(service.weight);
         let label = target.trim_end_matches('.').parse().ok();
         Ok::<_, String>((endpoints(&addresses, service.port, label, weight)?, ttl))
     });
@@ -155,12 +155,6 @@ async fn services(resolver: &TokioResolver, name: &str, max: Weight) -> Seen<Vec
         stream::iter(looks).buffer_unordered(AT_ONCE).try_collect().await?;
     let ttl = found.iter().map(|(_, ttl)| *ttl).fold(ttl, Duration::min);
     Ok((found.into_iter().flat_map(|(endpoints, _)| endpoints).collect(), ttl))
-}
-
-/// The greatest weight becomes `max`; even the least takes some traffic.
-fn scaled(weight: u16, top: u16, max: Weight) -> Weight {
-    let scaled = u64::from(weight) * u64::from(max.get()) / u64::from(top.max(1));
-    Weight::saturating(scaled.max(1))
 }
 
 fn endpoints(

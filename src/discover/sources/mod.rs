@@ -8,6 +8,7 @@ pub(crate) mod fuzzing;
 mod metrics;
 mod options;
 mod registry;
+mod scale;
 
 use std::collections::BTreeSet;
 use std::fmt;
