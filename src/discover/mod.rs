@@ -45,6 +45,9 @@ Examples:
   lbctl discover --backend web --source asg:web-a,web-b --port 8080 --slots 50
   lbctl discover --backend web --source asg:tag:service=web --slots 50
 
+  # From Consul: the instances of services that pass their checks
+  lbctl discover --backend web --source consul:web --slots 10
+
   # Many backends, as [[discover.backends]] of a file
   lbctl discover --config /etc/lbctl/lbctl.toml
 
@@ -63,8 +66,8 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
 
-    /// Where its endpoints come from: registry, file:PATH (.toml, .json,
-    /// .yaml), dns:NAME:PORT, dns:NAME, or asg:NAME,NAME (AWS Auto Scaling groups)
+    /// Where its endpoints come from: registry, file:PATH (.toml, .json, .yaml), dns:NAME:PORT,
+    /// dns:NAME, asg:NAME,… (AWS Auto Scaling groups) or consul:SERVICE,…
     #[arg(long, value_name = "SOURCE")]
     source: Option<String>,
 

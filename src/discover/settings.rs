@@ -175,6 +175,9 @@ impl Common {
             reader.problem(&format!("{base}.slots"), message);
         }
         let source = self.source?;
+        if let Err(error) = source.check(&self.options) {
+            reader.problem(&format!("{base}.source"), format!("backend {name}: {error}"));
+        }
         let policy = Policy {
             slots: self.slots?,
             ramp,

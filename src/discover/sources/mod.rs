@@ -1,6 +1,7 @@
 //! Where endpoints come from. A source gives the complete set it sees, or an error, never a guess.
 
 mod asg;
+mod consul;
 mod dns;
 mod file;
 #[cfg(any(test, fuzzing))]
@@ -28,12 +29,16 @@ use crate::store::SharedStore;
 use crate::text;
 
 pub use asg::{AsgOptions, AsgSpec, InstanceAddress};
+pub use consul::{ConsulOptions, ConsulServices};
 pub use dns::DnsName;
 pub use metrics::describe;
 pub use options::{SourceFlags, SourceOptions};
 
-/// Which source a backend has; its text form is `registry`, `file:PATH`,
-/// `dns:NAME[:PORT]` or `asg:NAME[,NAME…]`.
+/// What a source can be written as.
+pub const FORMS: &str =
+    "registry, file:PATH, dns:NAME[:PORT], asg:NAME[,NAME…] or consul:SERVICE[,SERVICE…]";
+
+/// Which source a backend has; its text form is one of [`FORMS`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceSpec {
     /// Servers that announce themselves in the store.
@@ -44,10 +49,9 @@ pub enum SourceSpec {
     Dns(DnsName),
     /// Instances of Auto Scaling groups.
     Asg(AsgSpec),
+    /// Instances of services that a Consul knows.
+    Consul(ConsulServices),
 }
-
-/// The forms that a source's text can have, for messages.
-pub const FORMS: &str = "registry, file:PATH, dns:NAME[:PORT] or asg:NAME";
 
 /// What a source needs beside its spec.
 #[derive(Debug, Clone)]
@@ -87,6 +91,7 @@ impl Source {
             SourceSpec::File(path) => spawn_owned(file::run(path, context, teller)),
             SourceSpec::Dns(name) => spawn_owned(dns::run(name, context, teller)),
             SourceSpec::Asg(spec) => spawn_owned(asg::run(spec, context, teller, releases)),
+            SourceSpec::Consul(services) => spawn_owned(consul::run(services, context, teller)),
         };
         Self { looks, released, _task: task }
     }
@@ -117,9 +122,14 @@ struct Teller(watch::Sender<Option<Arc<Look>>>);
 
 impl Teller {
     fn tell(&self, result: Result<Answer, String>) {
+        self.tell_at(Instant::now(), result);
+    }
+
+    /// Tells what was seen a while ago.
+    fn tell_at(&self, at: Instant, result: Result<Answer, String>) {
         // Whoever writes the file or answers for DNS has a part in the words.
         let result = result.map_err(|error| text::one_line(&error).into_owned());
-        self.0.send_replace(Some(Arc::new(Look { at: Instant::now(), result })));
+        self.0.send_replace(Some(Arc::new(Look { at, result })));
     }
 }
 
@@ -131,6 +141,15 @@ impl SourceSpec {
             Self::File(_) => "file",
             Self::Dns(_) => "dns",
             Self::Asg(_) => "asg",
+            Self::Consul(_) => "consul",
+        }
+    }
+
+    /// Says what is wrong with the options that this source has.
+    pub fn check(&self, options: &SourceOptions) -> Result<(), String> {
+        match self {
+            Self::Consul(_) => consul::check(&options.consul),
+            Self::Registry | Self::File(_) | Self::Dns(_) | Self::Asg(_) => Ok(()),
         }
     }
 
@@ -154,6 +173,7 @@ impl FromStr for SourceSpec {
             }
             Some(("dns", name)) => Ok(Self::Dns(name.parse()?)),
             Some(("asg", groups)) => Ok(Self::Asg(groups.parse()?)),
+            Some(("consul", services)) => Ok(Self::Consul(services.parse()?)),
             _ => Err(format!("{text:?} is not a source: use {FORMS}")),
         }
     }
@@ -166,6 +186,7 @@ impl fmt::Display for SourceSpec {
             Self::File(path) => write!(f, "file:{}", path.display()),
             Self::Dns(name) => write!(f, "dns:{name}"),
             Self::Asg(spec) => write!(f, "asg:{spec}"),
+            Self::Consul(services) => write!(f, "consul:{services}"),
         }
     }
 }
@@ -178,7 +199,14 @@ mod tests {
 
     #[test]
     fn a_source_reads_back_as_written() {
-        for text in ["registry", "file:/etc/web.toml", "dns:web.example:80", "dns:_http._tcp.web"] {
+        for text in [
+            "registry",
+            "file:/etc/web.toml",
+            "dns:web.example:80",
+            "dns:_http._tcp.web",
+            "asg:web-a,eu-west-3:web-b",
+            "consul:web,api.v2",
+        ] {
             assert_eq!(text.parse::<SourceSpec>().unwrap().to_string(), text);
         }
     }
@@ -188,12 +216,16 @@ mod tests {
         for (bad, says) in [
             ("", "is not a source"),
             ("registry:x", "is not a source"),
-            ("consul:x", "use registry, file:PATH, dns:NAME[:PORT]"),
+            ("nomad:x", "use registry, file:PATH, dns:NAME[:PORT], asg:NAME"),
             ("file:", "is empty"),
             ("file:/etc/web", ".toml, .json, .yaml or .yml"),
             ("dns:", "is empty"),
             ("dns:web:0", "port"),
             ("dns:web:http", "port"),
+            ("consul:", "is empty: use consul:SERVICE"),
+            ("consul:web,", "is empty"),
+            ("consul:web,api,web", "web is there twice"),
+            ("consul:../kv", "use letters, digits"),
         ] {
             let error = bad.parse::<SourceSpec>().unwrap_err();
             assert!(error.contains(says), "{bad:?}: {error}");

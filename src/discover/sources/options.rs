@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 
 use super::asg::{AsgFlags, AsgOptions};
-
+use super::consul::{ConsulFlags, ConsulOptions};
 use crate::config::{Flags, Reader};
 
 /// What sources can be set to, beside their specs; each looks at what is its own.
@@ -10,6 +10,7 @@ pub struct SourceOptions {
     /// Instead of those of `/etc/resolv.conf`.
     pub dns_server: Option<SocketAddr>,
     pub asg: AsgOptions,
+    pub consul: ConsulOptions,
 }
 
 impl SourceOptions {
@@ -19,6 +20,7 @@ impl SourceOptions {
         Self {
             dns_server: reader.find(&path("dns-server")).or(default.dns_server),
             asg: AsgOptions::read(reader, base, &default.asg),
+            consul: ConsulOptions::read(reader, base, &default.consul),
         }
     }
 }
@@ -32,13 +34,17 @@ pub struct SourceFlags {
 
     #[command(flatten)]
     asg: AsgFlags,
+
+    #[command(flatten)]
+    consul: ConsulFlags,
 }
 
 impl SourceFlags {
     /// As settings under a path.
     pub fn set(&self, base: &str, flags: Flags) -> Flags {
-        let Self { dns_server, asg } = self;
+        let Self { dns_server, asg, consul } = self;
         let path = |name: &str| format!("{base}.{name}");
-        asg.set(base, flags).set(&path("dns-server"), "--dns-server", dns_server.as_ref())
+        let flags = consul.set(base, asg.set(base, flags));
+        flags.set(&path("dns-server"), "--dns-server", dns_server.as_ref())
     }
 }

@@ -1,6 +1,7 @@
 //! `lbctl discover` as processes, on real stores.
 
 mod config;
+mod consul;
 mod dns;
 mod files;
 mod history;
