@@ -5,7 +5,7 @@
 
 pub use crate::cli::store::fuzzing::import_lines;
 pub use crate::discover::fuzzing::slot_table;
-pub use crate::discover::sources::fuzzing::endpoint_list;
+pub use crate::discover::sources::fuzzing::{consul_answer, endpoint_list};
 pub use crate::haproxy::fuzzing::{haproxy_framing, haproxy_reply, haproxy_tables};
 pub use crate::model::fuzzing::names;
 pub use crate::overview::fuzzing::overview;
@@ -22,8 +22,9 @@ mod tests {
 
     type Target = fn(&[u8]);
 
-    const TARGETS: [(&str, Target); 12] = [
+    const TARGETS: [(&str, Target); 13] = [
         ("client_lines", client_lines),
+        ("consul_answer", consul_answer),
         ("endpoint_list", endpoint_list),
         ("haproxy_commands", haproxy_commands),
         ("haproxy_framing", haproxy_framing),

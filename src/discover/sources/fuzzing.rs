@@ -1,6 +1,8 @@
-//! What a file may hold.
+//! What a file may hold, and what a Consul may answer.
 
+use super::consul::fuzzing::read;
 use super::file::Format;
+use crate::discover::plan::Answer;
 use crate::haproxy::ServerRef;
 use crate::haproxy::fuzzing::commands;
 use crate::model::{Endpoint, Key, Weight, keys};
@@ -32,12 +34,32 @@ fn check(text: &str, endpoints: &[Endpoint]) {
     let (Ok(backend), Ok(server)) = ("web".parse(), "srv1".parse()) else { return };
     let server = ServerRef { backend, server };
     for endpoint in endpoints {
-        commands(&server, endpoint.address, endpoint.weight.unwrap_or(Weight::ZERO));
-        let key = keys::registration(&server.backend, &endpoint.id);
-        assert_eq!(key.as_str().parse::<Key>().as_ref(), Ok(&key));
+        check_endpoint(&server, endpoint);
     }
     let Ok(json) = serde_json::to_string(endpoints) else { return };
     for format in [Format::Json, Format::Yaml] {
         assert_eq!(format.parse(&json).as_deref(), Ok(endpoints), "{format:?}: {json}");
+    }
+}
+
+fn check_endpoint(server: &ServerRef, endpoint: &Endpoint) {
+    commands(server, endpoint.address, endpoint.weight.unwrap_or(Weight::ZERO));
+    let key = keys::registration(&server.backend, &endpoint.id);
+    assert_eq!(key.as_str().parse::<Key>().as_ref(), Ok(&key));
+}
+
+/// Whatever is accepted can be sent to HAProxy and be a part of a key, and every instance that was
+/// asked for is an endpoint or has a note.
+pub fn consul_answer(data: &[u8]) {
+    let Some((asked_for, answer)) = read(data) else { return };
+    let Answer { endpoints, unreadable, notes } = answer;
+    assert!(endpoints.len() + notes.len() >= asked_for, "one was dropped in silence");
+    assert!(unreadable.len() <= notes.len());
+    assert!(notes.iter().all(|note| !note.contains(char::is_control)), "{notes:?}");
+    let (Ok(backend), Ok(server)) = ("web".parse(), "srv1".parse()) else { return };
+    let server = ServerRef { backend, server };
+    for (id, endpoint) in &endpoints {
+        assert_eq!(*id, endpoint.id);
+        check_endpoint(&server, endpoint);
     }
 }

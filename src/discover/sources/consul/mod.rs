@@ -4,6 +4,8 @@
 mod answer;
 mod client;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod settings;
 mod target;
 
