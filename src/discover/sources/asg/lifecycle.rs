@@ -66,7 +66,11 @@ impl Lifecycle {
                     tracing::info!(instance = %id, group, hook, "its end goes on already");
                     self.completed.insert(id);
                 }
-                Err(failure) => self.health.failed(&format!("instance {id} of {group}: {failure}")),
+                Err(failure) => {
+                    self.health.failed(&format!("instance {id} of {group}: {failure}"));
+                    // The rest waits for the next look, so that calls without an answer do not add up.
+                    return;
+                }
             }
         }
     }
