@@ -15,6 +15,7 @@ pub mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod haproxy;
+pub mod hsdo;
 pub mod model;
 pub mod output;
 pub mod overview;

@@ -7,6 +7,8 @@
 pub mod ec2;
 mod failure;
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
@@ -14,6 +16,7 @@ use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{AppName, BehaviorVersion, Region, SdkConfig};
 
+use crate::config::{Kind, from_str_setting};
 pub use crate::error::chain;
 pub use failure::{Failure, FailureKind};
 
@@ -34,6 +37,30 @@ pub struct Place {
     /// Before `AWS_ENDPOINT_URL_<SERVICE>`, `AWS_ENDPOINT_URL` and the profile.
     pub endpoint: Option<String>,
 }
+
+/// A region, such as `eu-west-1`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegionName(String);
+
+impl FromStr for RegionName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let sound = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        match !text.is_empty() && text.len() <= 64 && text.chars().all(sound) {
+            true => Ok(Self(text.to_owned())),
+            false => Err(format!("{text:?} is not a region such as eu-west-1")),
+        }
+    }
+}
+
+impl fmt::Display for RegionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+from_str_setting! { RegionName: [Kind::Text]; }
 
 /// How long a call may take, and who tries again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use axum::routing::get;
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use super::{AdminAddress, Context, OwnedTask, spawn_owned, telemetry};
+use super::{AdminAddress, Context, OwnedTask, live_gauge, spawn_owned, telemetry};
 use crate::error::{CommandError, CommandResult, Kind};
 
 /// Serves `/livez`, `/readyz`, `/metrics` and `/status` until the answer is dropped. A default
@@ -62,7 +62,7 @@ async fn readyz(State(context): State<Context>) -> Response {
 
 async fn metrics() -> Response {
     match telemetry::metrics_handle() {
-        Ok(handle) => handle.render().into_response(),
+        Ok(handle) => (handle.render() + &live_gauge::render()).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }

@@ -3,6 +3,7 @@
 
 mod admin;
 mod backoff;
+mod live_gauge;
 mod notify;
 mod readiness;
 mod reload;
@@ -13,6 +14,7 @@ mod tasks;
 pub mod telemetry;
 
 pub use backoff::{Backoff, Health};
+pub use live_gauge::LiveGauge;
 pub use readiness::{Gate, Readiness};
 pub use reload::Reload;
 pub use run::{Context, run, until_signal};

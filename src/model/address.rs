@@ -25,16 +25,21 @@ pub enum AddressError {
 
 impl ServerAddress {
     pub fn new(ip: IpAddr, port: u16) -> Result<Self, AddressError> {
+        let address = SocketAddr::new(Self::check_ip(ip)?, port);
+        if port == 0 {
+            return Err(AddressError::NoPort(address));
+        }
+        Ok(Self(address))
+    }
+
+    /// An IP address that a server can have, an IPv4-mapped IPv6 one as the IPv4 one.
+    pub fn check_ip(ip: IpAddr) -> Result<IpAddr, AddressError> {
         let ip = ip.to_canonical();
         let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
         if ip.is_unspecified() || ip.is_multicast() || broadcast {
             return Err(AddressError::NotUnicast(ip));
         }
-        let address = SocketAddr::new(ip, port);
-        if port == 0 {
-            return Err(AddressError::NoPort(address));
-        }
-        Ok(Self(address))
+        Ok(ip)
     }
 
     pub fn ip(&self) -> IpAddr {

@@ -85,6 +85,17 @@ impl Ramp {
         Some(Duration::from_millis((interval - elapsed % interval).saturating_add(in_future)))
     }
 
+    /// The latest start with which a server has at least this weight at `now`, as far as its target
+    /// allows.
+    pub fn start_for(&self, weight: Weight, now: Timestamp, target: Option<Weight>) -> Timestamp {
+        let target = self.target(target);
+        let missing = weight.min(target).get().saturating_sub(self.min.min(target).get());
+        let steps = u64::from(missing.div_ceil(self.step.get().max(1)));
+        let elapsed = self.interval_ms().saturating_mul(steps);
+        // Before the clocks began is as good as the epoch.
+        now.checked_sub(std::time::Duration::from_millis(elapsed)).unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+
     /// The weight a server ends at.
     pub fn target(&self, own: Option<Weight>) -> Weight {
         own.unwrap_or(self.max)
@@ -151,6 +162,22 @@ mod tests {
                     prop_assert!(weight(change) > weight(now));
                 }
             }
+        }
+
+        #[test]
+        fn a_start_is_found_for_every_weight_that_the_ramp_reaches(
+            min in 0u64..=256, max in 0u64..=256, step in 1u64..=256, interval in 1u64..100_000,
+            wanted in 0u64..=256, now in 1_000_000_000_000i64..1_000_001_000_000,
+        ) {
+            let ramp = Ramp {
+                min: Weight::saturating(min.min(max)), max: Weight::saturating(max),
+                step: Weight::saturating(step), interval: Duration::from_millis(interval),
+            };
+            let wanted = Weight::saturating(wanted);
+            let started = ramp.start_for(wanted, at(now), None);
+            let weight = ramp.weight_at(started, at(now), None);
+            prop_assert!(weight >= wanted.min(ramp.max) && weight <= ramp.max);
+            prop_assert!(weight.get() < wanted.max(ramp.min).get() + ramp.step.get());
         }
     }
 }

@@ -26,7 +26,7 @@ impl SlotNumber {
         Ok(Self(number))
     }
 
-    pub fn get(self) -> u32 {
+    pub const fn get(self) -> u32 {
         self.0
     }
 

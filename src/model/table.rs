@@ -1,7 +1,7 @@
 //! What is stored: the slot table, registrations and HAProxy reports. All are JSON; unknown fields
 //! are ignored, so that an older lbctl reads what a newer one wrote.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -111,4 +111,26 @@ pub struct BackendReport {
     /// Why it cannot converge, in a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Where it follows HSDO's table, which has no revisions, so that none counts as applied: the
+    /// slots that may not be in maint here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serving: Option<BTreeSet<SlotNumber>>,
+}
+
+impl BackendReport {
+    /// Whether a slot that has been draining since its entry was modified gets no new sessions here.
+    pub fn drains(&self, slot: SlotNumber, modified: Revision) -> bool {
+        match &self.serving {
+            None => self.applied >= modified,
+            Some(serving) => !serving.contains(&slot) || self.sessions.contains_key(&slot),
+        }
+    }
+
+    /// Whether a slot that has been at rest since its entry was modified is in maint here.
+    pub fn has_left(&self, slot: SlotNumber, modified: Revision) -> bool {
+        match &self.serving {
+            None => self.applied >= modified,
+            Some(serving) => !serving.contains(&slot),
+        }
+    }
 }

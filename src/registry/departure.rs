@@ -34,7 +34,7 @@ pub fn departure<'a>(
             continue;
         };
         for (number, modified, _) in &held {
-            if seen.applied < *modified {
+            if !seen.drains(*number, *modified) {
                 return Departure::Waiting(format!("HAProxy {} to drain it", report.name));
             }
             let here = seen.sessions.get(number).copied().unwrap_or(0);

@@ -9,7 +9,7 @@ const FLOORS: &[&[&str]] = &[
     &["config", "output"],
     &["aws", "daemon"],
     &["store", "haproxy"],
-    &["election", "presence"],
+    &["election", "hsdo", "presence"],
     &["registry", "overview"],
     &["demo", "discover", "register", "serve", "status", "sync_haproxy"],
     &["cli"],

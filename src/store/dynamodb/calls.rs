@@ -37,7 +37,7 @@ const BATCH: usize = 100;
 
 /// One operation of the store, which may be several calls.
 #[derive(Debug)]
-pub(super) struct Ask {
+pub(crate) struct Ask {
     operation: &'static str,
     subject: String,
     deadline: Instant,
@@ -45,8 +45,8 @@ pub(super) struct Ask {
 
 /// What one call came to, when it did not come to an answer.
 #[derive(Debug)]
-pub(super) struct Failed {
-    trouble: Trouble,
+pub(crate) struct Failed {
+    pub trouble: Trouble,
     /// Some try may have been applied.
     pub unsure: bool,
 }
@@ -59,7 +59,7 @@ pub(super) struct Table {
 }
 
 impl Ask {
-    pub(super) fn new(operation: &'static str, subject: impl fmt::Display) -> Self {
+    pub(crate) fn new(operation: &'static str, subject: impl fmt::Display) -> Self {
         let deadline = Instant::now() + DEADLINE;
         Self { operation, subject: subject.to_string(), deadline }
     }
@@ -91,7 +91,7 @@ impl Ask {
 
 impl Failed {
     /// Whether a condition did not hold.
-    pub(super) fn is_lost(&self) -> bool {
+    pub(crate) fn is_lost(&self) -> bool {
         self.trouble.verdict == Verdict::Lost
     }
 
@@ -99,7 +99,7 @@ impl Failed {
         let Trouble { reason, hint, .. } = &self.trouble;
         let error = ask.error(kind, format!("{call} on table {}: {reason}", table.name));
         match hint {
-            Some(hint) => error.with_hint(hint),
+            Some(hint) => error.with_hint(hint.text()),
             None => error,
         }
     }
@@ -126,7 +126,7 @@ impl Failed {
 
 /// Sends a request until it is answered, refused, or out of time. Sending any of ours again does no
 /// more than sending it once.
-pub(super) async fn call<T, E, F, Fut>(ask: &Ask, request: F) -> Result<T, Failed>
+pub(crate) async fn call<T, E, F, Fut>(ask: &Ask, request: F) -> Result<T, Failed>
 where
     F: Fn() -> Fut,
     Fut: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
@@ -310,10 +310,10 @@ impl Table {
     }
 }
 
-pub(super) const TOTAL: ReturnConsumedCapacity = ReturnConsumedCapacity::Total;
+pub(crate) const TOTAL: ReturnConsumedCapacity = ReturnConsumedCapacity::Total;
 
 /// What an answer cost, in capacity units.
-pub(super) trait Consumed {
+pub(crate) trait Consumed {
     fn units(&self) -> f64;
 }
 
@@ -333,13 +333,14 @@ consumed! {
     aws_sdk_dynamodb::operation::batch_get_item::BatchGetItemOutput
     aws_sdk_dynamodb::operation::transact_get_items::TransactGetItemsOutput
     aws_sdk_dynamodb::operation::query::QueryOutput
+    aws_sdk_dynamodb::operation::scan::ScanOutput
     aws_sdk_dynamodb::operation::put_item::PutItemOutput
     aws_sdk_dynamodb::operation::update_item::UpdateItemOutput
     aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsOutput
 }
 
 /// Errors that may be a cancelled transaction.
-pub(super) trait CancelReasons {
+pub(crate) trait CancelReasons {
     fn reasons(&self) -> Option<Trouble> {
         None
     }
@@ -353,6 +354,7 @@ no_reasons! {
     aws_sdk_dynamodb::operation::get_item::GetItemError
     aws_sdk_dynamodb::operation::batch_get_item::BatchGetItemError
     aws_sdk_dynamodb::operation::query::QueryError
+    aws_sdk_dynamodb::operation::scan::ScanError
     aws_sdk_dynamodb::operation::put_item::PutItemError
     aws_sdk_dynamodb::operation::update_item::UpdateItemError
 }

@@ -27,7 +27,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::Instant;
 
-use self::calls::{ATTEMPT, Ask, TOTAL, Table, call};
+use self::calls::{ATTEMPT, Table};
 use self::items::{Place, number};
 use self::leases::Seen;
 use super::url::DynamoUrl;
@@ -39,6 +39,9 @@ use crate::aws::{self, Limits};
 use crate::daemon::{OwnedTask, spawn_owned};
 
 pub use table::{TableState, init};
+
+pub(crate) use calls::{Ask, Failed, TOTAL, call};
+pub(crate) use trouble::Hint;
 
 /// What errors and metrics call this store.
 const NAME: &str = "dynamodb";
@@ -101,7 +104,12 @@ impl DynamoStore {
 
 /// What a URL's table is called with.
 pub async fn config(url: &DynamoUrl) -> SdkConfig {
-    aws::load(&url.place, LIMITS).await
+    config_at(&url.place).await
+}
+
+/// What tables at a place are called with.
+pub(crate) async fn config_at(place: &aws::Place) -> SdkConfig {
+    aws::load(place, LIMITS).await
 }
 
 impl Shared {

@@ -199,7 +199,7 @@ impl Init {
         };
         let error = self.ask.error(kind, format!("{call}: {}", trouble.reason));
         match trouble.hint {
-            Some(hint) => error.with_hint(hint),
+            Some(hint) => error.with_hint(hint.text()),
             None => error.with_hint("run the same again: what is done already stays done"),
         }
     }

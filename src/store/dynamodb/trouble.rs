@@ -15,7 +15,7 @@ use crate::store::ErrorKind;
 
 /// What may be concluded from a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// Surely not applied; the same again may go better.
     Again,
     /// May have been applied.
@@ -28,10 +28,21 @@ pub(super) enum Verdict {
 
 /// A failed call: what it means, what to say, and what the user can do.
 #[derive(Debug, Clone)]
-pub(super) struct Trouble {
+pub(crate) struct Trouble {
     pub verdict: Verdict,
     pub reason: String,
-    pub hint: Option<String>,
+    pub hint: Option<Hint>,
+}
+
+/// What the remedy is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hint {
+    Table,
+    Keys,
+    Rights,
+    Credentials,
+    Region,
+    Clock,
 }
 
 const TABLE_HINT: &str = "make the table with: lbctl store init; or check its name and region in \
@@ -40,6 +51,20 @@ const CLOCK_HINT: &str = "set this host's clock: AWS refuses requests that are m
 const RIGHTS_HINT: &str = "allow the action that is named above on the table: deploy/aws has the \
                            policies of each role";
 const KEYS_HINT: &str = "the table's key must be pk (S) and sk (S): lbctl store init makes one";
+
+impl Hint {
+    /// The remedy for the store's own table.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Table => TABLE_HINT,
+            Self::Keys => KEYS_HINT,
+            Self::Rights => RIGHTS_HINT,
+            Self::Credentials => aws::CREDENTIALS_HINT,
+            Self::Region => aws::REGION_HINT,
+            Self::Clock => CLOCK_HINT,
+        }
+    }
+}
 
 impl Trouble {
     pub(super) fn new(verdict: Verdict, reason: impl Into<String>) -> Self {
@@ -98,9 +123,9 @@ fn of_code(code: &str, message: &str, status: u16) -> Trouble {
         // The first try with this token is still under way.
         "TransactionInProgressException" => (Verdict::Unknown, None),
         "ResourceNotFoundException" | "TableNotFoundException" => {
-            (Verdict::Refused(ErrorKind::Unavailable), Some(TABLE_HINT))
+            (Verdict::Refused(ErrorKind::Unavailable), Some(Hint::Table))
         }
-        "AccessDeniedException" => (Verdict::Refused(ErrorKind::Denied), Some(RIGHTS_HINT)),
+        "AccessDeniedException" => (Verdict::Refused(ErrorKind::Denied), Some(Hint::Rights)),
         "UnrecognizedClientException"
         | "InvalidClientTokenId"
         | "MissingAuthenticationToken"
@@ -108,13 +133,11 @@ fn of_code(code: &str, message: &str, status: u16) -> Trouble {
         | "IncompleteSignature"
         | "IncompleteSignatureException"
         | "ExpiredToken"
-        | "ExpiredTokenException" => {
-            (Verdict::Refused(ErrorKind::Denied), Some(aws::CREDENTIALS_HINT))
-        }
+        | "ExpiredTokenException" => (Verdict::Refused(ErrorKind::Denied), Some(Hint::Credentials)),
         "InvalidSignatureException" | "RequestExpired" | "SignatureDoesNotMatch" => {
             let clock = message.contains("expired") || message.contains("Signature not yet");
             let hint =
-                if clock || code == "RequestExpired" { CLOCK_HINT } else { aws::CREDENTIALS_HINT };
+                if clock || code == "RequestExpired" { Hint::Clock } else { Hint::Credentials };
             (Verdict::Refused(ErrorKind::Denied), Some(hint))
         }
         "ItemCollectionSizeLimitExceededException" | "RequestEntityTooLarge" => {
@@ -125,7 +148,7 @@ fn of_code(code: &str, message: &str, status: u16) -> Trouble {
         }
         "ValidationException" | "ValidationError" => {
             let keys = message.contains("key") || message.contains("schema");
-            (Verdict::Refused(ErrorKind::Unsupported), keys.then_some(KEYS_HINT))
+            (Verdict::Refused(ErrorKind::Unsupported), keys.then_some(Hint::Keys))
         }
         "UnknownOperationException" | "SerializationException" => {
             (Verdict::Refused(ErrorKind::Unsupported), None)
@@ -136,7 +159,7 @@ fn of_code(code: &str, message: &str, status: u16) -> Trouble {
     };
     let code = if code.is_empty() { format!("HTTP status {status}") } else { code.to_owned() };
     let reason = if message.is_empty() { code } else { format!("{code}: {message}") };
-    Trouble { verdict, reason, hint: hint.map(str::to_owned) }
+    Trouble { verdict, reason, hint }
 }
 
 /// What happened before there was an answer.
@@ -145,11 +168,11 @@ fn of_dispatch(error: &(dyn StdError + 'static)) -> Trouble {
     let lower = text.to_lowercase();
     if lower.contains("credential") || lower.contains("identity") {
         let verdict = Verdict::Refused(ErrorKind::Denied);
-        return Trouble { verdict, reason: text, hint: Some(aws::CREDENTIALS_HINT.to_owned()) };
+        return Trouble { verdict, reason: text, hint: Some(Hint::Credentials) };
     }
     if lower.contains("region") {
         let verdict = Verdict::Refused(ErrorKind::Unsupported);
-        return Trouble { verdict, reason: text, hint: Some(aws::REGION_HINT.to_owned()) };
+        return Trouble { verdict, reason: text, hint: Some(Hint::Region) };
     }
     let never_sent = lower.contains("dns error")
         || lower.contains("connect timeout")
@@ -204,7 +227,8 @@ mod tests {
         ] {
             let trouble = of_code(code, message, status);
             assert_eq!(trouble.verdict, verdict, "{code} {message}");
-            assert!(trouble.hint.unwrap_or_default().contains(hint), "{code} {message}");
+            let said = trouble.hint.map_or("", Hint::text);
+            assert!(said.contains(hint), "{code} {message}");
         }
     }
 
