@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lbctl::hsdo::TableLayout;
 use lbctl::model::{
     BackendSpec, Endpoint, Ramp, ServerAddress, SlotNumber, SlotRecord, SlotState, Timestamp,
     Weight, keys,
@@ -62,6 +63,7 @@ pub fn table(slots: u32, generation: u8, weight: u8) -> Table {
     let held = |number| (slot(number), Held::By(record(server(generation, number))));
     Table {
         name: TABLE.parse().unwrap(),
+        layout: TableLayout::Lbctl,
         revision: Revision(1),
         spec: spec(slots, weight),
         slots: numbers(slots).map(held).collect(),

@@ -189,7 +189,9 @@ fn haproxy_views(
 ) -> Vec<HaproxyView> {
     let view = |(backend, state): (&BackendName, &crate::model::BackendReport)| {
         let table = tables.get(backend);
-        let (slots_behind, oldest) = table.map_or((0, None), |t| t.newer_than(state.applied));
+        // One that follows HSDO's table has no revision to be behind of.
+        let own = table.filter(|_| state.serving.is_none());
+        let (slots_behind, oldest) = own.map_or((0, None), |t| t.newer_than(state.applied));
         let waits = oldest.map_or(0, |since| now.as_millisecond() - since.as_millisecond());
         HaproxyView {
             name: report.name.to_string(),
@@ -201,7 +203,11 @@ fn haproxy_views(
             slots_behind,
             behind_ms: u64::try_from(waits).unwrap_or(0),
             draining_sessions: state.sessions.values().fold(0, |sum, n| sum.saturating_add(*n)),
-            problem: problem(report, state.error.as_ref(), table.is_some()),
+            problem: problem(
+                report,
+                state.error.as_ref(),
+                table.is_some() || state.serving.is_some(),
+            ),
         }
     };
     report.backends.iter().map(view).collect()

@@ -98,7 +98,7 @@ impl<'a> Driver<'a> {
             presence,
             context,
             engine: Engine::new(client, settings.targets.clone()),
-            feeds: Feeds::start(store, settings.targets.iter().map(|target| &target.from)),
+            feeds: settings.feeds(store),
             reporter: Reporter::new(settings.name.clone()),
             gates: Gates {
                 store: context.readiness.gate("store", "the tables are not read yet"),

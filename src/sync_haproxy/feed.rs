@@ -5,19 +5,20 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use tokio::sync::watch;
 
+use super::rows::{self, HsdoFeed};
 use super::table::Table;
 use crate::daemon::{Backoff, Health, OwnedTask, spawn_owned};
 use crate::model::{BackendName, keys};
 use crate::store::{Mirror, SharedStore};
 
-/// Watches tables and keeps the last good state of each.
+/// Follows tables and keeps the last good state of each.
 #[derive(Debug)]
 pub struct Feeds {
     views: watch::Receiver<Views>,
     _tasks: Vec<OwnedTask<()>>,
 }
 
-/// Each watched table as it is known.
+/// Each followed table as it is known.
 pub type Views = BTreeMap<BackendName, View>;
 
 /// One table as it is known.
@@ -34,18 +35,48 @@ pub struct View {
     pub stale: Option<String>,
 }
 
+/// A feed's way to its view.
+#[derive(Debug)]
+pub struct Teller {
+    name: BackendName,
+    views: Arc<watch::Sender<Views>>,
+}
+
+impl Teller {
+    pub fn name(&self) -> &BackendName {
+        &self.name
+    }
+
+    /// Changes the view; it is told where it is another one then.
+    pub fn update(&self, change: impl FnOnce(&mut View)) {
+        self.views.send_if_modified(|views| {
+            let view = views.entry(self.name.clone()).or_default();
+            let before = view.clone();
+            change(view);
+            *view != before
+        });
+    }
+}
+
 impl Feeds {
-    /// Starts watching; ends when it is dropped.
+    /// Starts following the tables in the store, or HSDO's; ends when it is dropped.
     pub fn start<'a>(
         store: &SharedStore,
+        hsdo: Option<&HsdoFeed>,
         tables: impl IntoIterator<Item = &'a BackendName>,
     ) -> Self {
         let names: Vec<&BackendName> = tables.into_iter().collect();
         let initial: Views = names.iter().map(|name| ((*name).clone(), View::default())).collect();
         let (sender, views) = watch::channel(initial);
         let sender = Arc::new(sender);
-        let follow = |name: BackendName| spawn_owned(follow(store.clone(), name, sender.clone()));
-        // A table that feeds several backends is watched once.
+        let follow = |name: BackendName| {
+            let teller = Teller { name, views: sender.clone() };
+            match hsdo {
+                None => spawn_owned(follow(store.clone(), teller)),
+                Some(hsdo) => spawn_owned(rows::follow(hsdo.clone(), teller)),
+            }
+        };
+        // A table that feeds several backends is followed once.
         let tasks = views.borrow().keys().cloned().map(follow).collect();
         Self { views, _tasks: tasks }
     }
@@ -70,39 +101,32 @@ impl Feeds {
     }
 }
 
-async fn follow(store: SharedStore, name: BackendName, views: Arc<watch::Sender<Views>>) {
-    let update = |change: &mut dyn FnMut(&mut View)| {
-        views.send_if_modified(|views| {
-            let view = views.entry(name.clone()).or_default();
-            let before = view.clone();
-            change(view);
-            *view != before
-        });
-    };
+async fn follow(store: SharedStore, teller: Teller) {
+    let name = teller.name();
     let mut health = Health::new(format!("watching table {name}"));
-    let mut mirror = open(&store, &name, &mut health, &update).await;
+    let mut mirror = open(&store, &teller, &mut health).await;
     loop {
         mirror.changed().await;
         // A burst of commits is one change.
         while mirror.changed().now_or_never().is_some() {}
         if let Some(error) = mirror.stale() {
             health.failed(error);
-            update(&mut |view| view.stale = Some(error.to_string()));
+            teller.update(|view| view.stale = Some(error.to_string()));
             continue;
         }
         health.succeeded();
-        let read = Table::read(&name, mirror.entries(), mirror.revision());
+        let read = Table::read(name, mirror.entries(), mirror.revision());
         let missing = match &read {
-            Ok(None) => Some(missing(&store, &name).await),
+            Ok(None) => Some(missing(&store, name).await),
             Ok(Some(_)) | Err(_) => None,
         };
-        update(&mut |view| {
+        teller.update(|view| {
             view.loaded = true;
             view.stale = None;
-            match &read {
+            match read {
                 Ok(table) => {
-                    view.table = table.clone().map(Arc::new);
-                    view.problem = missing.clone().or_else(|| damage(view.table.as_deref()));
+                    view.table = table.map(Arc::new);
+                    view.problem = missing.or_else(|| damage(view.table.as_deref()));
                 }
                 // The last good table stays.
                 Err(problem) => view.problem = Some(problem.to_string()),
@@ -111,19 +135,14 @@ async fn follow(store: SharedStore, name: BackendName, views: Arc<watch::Sender<
     }
 }
 
-async fn open(
-    store: &SharedStore,
-    name: &BackendName,
-    health: &mut Health,
-    update: &(impl Fn(&mut dyn FnMut(&mut View)) + Sync),
-) -> Mirror {
+async fn open(store: &SharedStore, teller: &Teller, health: &mut Health) -> Mirror {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
-        match store.watch(&keys::backend(name)).await {
+        match store.watch(&keys::backend(teller.name())).await {
             Ok(watch) => return Mirror::new(watch),
             Err(error) => {
                 health.failed(&error);
-                update(&mut |view| view.stale = Some(error.to_string()));
+                teller.update(|view| view.stale = Some(error.to_string()));
                 backoff.wait().await;
             }
         }
@@ -148,7 +167,7 @@ async fn missing(store: &SharedStore, name: &BackendName) -> String {
 }
 
 /// Says which entries cannot be read.
-fn damage(table: Option<&Table>) -> Option<String> {
+pub(super) fn damage(table: Option<&Table>) -> Option<String> {
     let problems = &table?.problems;
     let first = problems.first()?;
     let others = match problems.len() {
@@ -183,7 +202,7 @@ mod tests {
     async fn a_missing_table_is_no_empty_table_and_names_those_that_exist() {
         let store = MemoryStore::new();
         put(&store, "backends/api/spec", spec(1)).await;
-        let mut feeds = Feeds::start(&(Arc::new(store) as SharedStore), [&name()]);
+        let mut feeds = Feeds::start(&(Arc::new(store) as SharedStore), None, [&name()]);
         let view = view(&mut feeds, |view| view.loaded).await;
         assert_eq!(view.table, None);
         let problem = view.problem.unwrap();
@@ -195,7 +214,7 @@ mod tests {
         let store = MemoryStore::new();
         put(&store, "backends/web/spec", spec(2)).await;
         put(&store, "backends/web/slots/00001", record("a")).await;
-        let mut feeds = Feeds::start(&(Arc::new(store.clone()) as SharedStore), [&name()]);
+        let mut feeds = Feeds::start(&(Arc::new(store.clone()) as SharedStore), None, [&name()]);
         view(&mut feeds, |view| view.table.is_some()).await;
         put(&store, "backends/web/spec", "?".into()).await;
         let view = view(&mut feeds, |view| view.problem.is_some()).await;
@@ -208,7 +227,7 @@ mod tests {
         let store = MemoryStore::new();
         put(&store, "backends/web/spec", spec(2)).await;
         let faulty = Faulty::new(store, 1);
-        let mut feeds = Feeds::start(&(Arc::new(faulty.clone()) as SharedStore), [&name()]);
+        let mut feeds = Feeds::start(&(Arc::new(faulty.clone()) as SharedStore), None, [&name()]);
         view(&mut feeds, |view| view.table.is_some()).await;
         faulty.set_offline(true);
         let away = view(&mut feeds, |view| view.stale.is_some()).await;

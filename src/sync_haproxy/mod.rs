@@ -18,6 +18,7 @@ mod plan;
 mod predict;
 mod problem;
 mod report;
+mod rows;
 mod settings;
 mod table;
 mod target;
@@ -29,6 +30,7 @@ use std::path::PathBuf;
 use crate::config::{Effective, Flags, Globals, Setting as _};
 use crate::daemon::{self, DaemonArgs, Reload};
 use crate::error::CommandResult;
+use crate::hsdo::LayoutFlags;
 use crate::output::OutputFormat;
 pub use feed::{View, Views};
 pub use pass::{Engine, Pass};
@@ -53,7 +55,7 @@ pub struct Args {
     #[arg(long, value_name = "HABACKEND[/PREFIX]")]
     backend: Option<String>,
 
-    /// The table to fill it from: the backend's name in discover
+    /// The table to fill it from: the backend's name in discover [default with --table-layout hsdo: HSDO's table's]
     #[arg(long, value_name = "NAME")]
     from: Option<String>,
 
@@ -94,6 +96,17 @@ pub struct Args {
     output: OutputFormat,
 
     #[command(flatten)]
+    layout: LayoutFlags,
+
+    /// How often HSDO's table is read [default: 1s]
+    #[arg(long, value_name = "DURATION", help_heading = "HSDO's table")]
+    table_poll: Option<String>,
+
+    /// The region of HSDO's table [default: that of AWS_REGION, the profile or the instance]
+    #[arg(long, value_name = "REGION", help_heading = "HSDO's table")]
+    aws_region: Option<String>,
+
+    #[command(flatten)]
     daemon: DaemonArgs,
 }
 
@@ -109,6 +122,10 @@ Examples:
   # No places in the configuration: servers are added and deleted (HAProxy 2.6 and later)
   lbctl sync-haproxy --socket 127.0.0.1:9999 --backend app --from web --mode dynamic \\
       --server-options 'check inter 2s'
+
+  # In place of HSDO's client, beside HSDO's server
+  lbctl sync-haproxy --socket /run/haproxy/admin.sock --backend app/srv --port 80 \\
+      --table-layout hsdo --hsdo-table hsdo-web
 
 Exit codes: 0 done, 1 not converged, 69 the store or HAProxy is unavailable, 78 configuration.";
 
@@ -136,6 +153,9 @@ impl Args {
             once,
             dry_run,
             output,
+            layout,
+            table_poll,
+            aws_region,
             daemon,
         } = self;
         let flags = Flags::new()
@@ -147,7 +167,10 @@ impl Args {
             .set("sync-haproxy.server-options", "--server-options", server_options)
             .set("sync-haproxy.name", "--name", name)
             .set("sync-haproxy.resync", "--resync", resync)
-            .set("sync-haproxy.dump-state", "--dump-state", dump_state.map(|path| path.show()));
+            .set("sync-haproxy.dump-state", "--dump-state", dump_state.map(|path| path.show()))
+            .set("sync-haproxy.table-poll", "--table-poll", table_poll)
+            .set("sync-haproxy.aws-region", "--aws-region", aws_region);
+        let flags = layout.set("sync-haproxy", flags);
         let flags = daemon.flags("sync-haproxy", flags);
         let globals = globals.clone();
         let (settings, reload) = Reload::start(FIXED, move || read(&globals, flags.clone()))?;

@@ -5,7 +5,7 @@ use tokio::time::{Instant, sleep};
 
 use super::driver::problems;
 use super::dump;
-use super::feed::{Feeds, Views};
+use super::feed::Views;
 use super::pass::{Engine, Pass, Preview};
 use super::plan::{Learnt, plan};
 use super::predict::predict;
@@ -77,7 +77,7 @@ fn engine(settings: &Settings) -> Engine {
 
 /// Every table, or why there is none.
 async fn tables(settings: &Settings, store: &SharedStore) -> CommandResult<Views> {
-    let mut feeds = Feeds::start(store, settings.targets.iter().map(|target| &target.from));
+    let mut feeds = settings.feeds(store);
     let loaded = feeds.loaded(STORE_PATIENCE).await;
     let views = feeds.views();
     if !loaded {
@@ -88,7 +88,8 @@ async fn tables(settings: &Settings, store: &SharedStore) -> CommandResult<Views
     match views.values().find(|view| view.table.is_none()) {
         Some(view) => {
             let problem = view.problem.clone().unwrap_or_else(|| "a table is missing".into());
-            Err(CommandError::msg(Kind::Config, problem).hint("correct --from"))
+            let error = CommandError::msg(Kind::Config, problem);
+            Err(if settings.hsdo.is_some() { error } else { error.hint("correct --from") })
         }
         None => Ok(views),
     }

@@ -5,8 +5,10 @@ use tokio::time::Instant;
 
 use super::feed::Views;
 use super::pass::Pass;
+use super::table::Table;
 use super::target::Target;
 use crate::haproxy::ProcessInfo;
+use crate::hsdo::TableLayout;
 use crate::model::{BackendName, BackendReport, HaproxyName, HaproxyReport, Timestamp};
 use crate::store::Revision;
 
@@ -40,6 +42,9 @@ impl Reporter {
             .map(|(table, view)| {
                 let applied = self.backends.get(table).map_or(Revision(0), |b| b.applied);
                 let mut report = of_table(table, applied, pass, targets);
+                if let Some(rows) = view.table.as_ref().filter(|t| t.layout == TableLayout::Hsdo) {
+                    follow_rows(&mut report, rows, table, pass, targets);
+                }
                 if report.error.is_none() {
                     report.error.clone_from(&view.problem);
                 }
@@ -118,6 +123,20 @@ fn of_table(
     report
 }
 
+/// Without revisions it says instead which slots are not known to be in maint.
+fn follow_rows(
+    report: &mut BackendReport,
+    rows: &Table,
+    table: &BackendName,
+    pass: &Pass,
+    targets: &[Target],
+) {
+    let fed = targets.iter().zip(&pass.targets).filter(|(target, _)| target.from == *table);
+    let drift = fed.filter_map(|(_, look)| look.as_ref()).flat_map(|look| &look.plan.drift);
+    report.applied = Revision(0);
+    report.serving = Some(rows.slots.keys().chain(drift).copied().collect());
+}
+
 fn is_news(written: &HaproxyReport, now: &HaproxyReport, age: Duration) -> bool {
     let same_time = HaproxyReport { at: now.at, ..written.clone() };
     if same_time == *now {
@@ -139,11 +158,13 @@ fn without_sessions(mut report: HaproxyReport) -> HaproxyReport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::SlotNumber;
+    use std::sync::Arc;
+
+    use crate::model::{SlotNumber, SlotState};
     use crate::sync_haproxy::feed::View;
     use crate::sync_haproxy::pass::Look;
     use crate::sync_haproxy::plan::Plan;
-    use crate::sync_haproxy::testing::{at, target};
+    use crate::sync_haproxy::testing::{at, endpoint, held, table, target};
 
     fn slot(number: u32) -> SlotNumber {
         SlotNumber::new(number).unwrap()
@@ -192,6 +213,22 @@ mod tests {
         assert_eq!(report.sessions, [(slot(1), 5)].into());
         let looks = vec![look(9, &[], &[], &[]), look(8, &[], &[], &[])];
         assert_eq!(after(&mut reporter(), looks).applied, Revision(8));
+    }
+
+    #[test]
+    fn hsdos_table_has_no_revision_to_apply_and_its_slots_are_named() {
+        let mut reporter = reporter();
+        let held = [(1, held(endpoint("a"), SlotState::Ready))];
+        let rows = Table { layout: TableLayout::Hsdo, ..table(&held) };
+        let view = View { table: Some(Arc::new(rows)), loaded: true, ..View::default() };
+        let views = Views::from([("web".parse().unwrap(), view)]);
+        reporter.passed(&pass(vec![look(9, &[2], &[], &[])]), &[target()], &views);
+        let report = web(&reporter);
+        assert_eq!((report.applied, report.drift), (Revision(0), 1));
+        // The second is not known to be in maint yet.
+        assert_eq!(report.serving, Some([slot(1), slot(2)].into()));
+        reporter.failed("no such socket", &views, Instant::now());
+        assert_eq!(web(&reporter).serving, Some([slot(1), slot(2)].into()));
     }
 
     #[test]

@@ -4,12 +4,15 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::feed::Feeds;
+use super::rows::HsdoFeed;
 use super::target::{Dynamic, Filter, Mode, ModeName, Selector, Target};
 use crate::config::{Kind, Reader, choice_setting, from_str_setting};
 use crate::daemon;
 use crate::haproxy::SocketAddress;
+use crate::hsdo::TableLayout;
 use crate::model::{BackendName, HaproxyName, ServerPrefix};
-use crate::store::StoreSettings;
+use crate::store::{SharedStore, StoreSettings};
 
 /// The default port of the admin HTTP server.
 const ADMIN_PORT: u16 = 9573;
@@ -26,6 +29,8 @@ pub struct Settings {
     /// The name this HAProxy reports under.
     pub name: HaproxyName,
     pub targets: Vec<Target>,
+    /// HSDO's table, where the targets follow that one.
+    pub hsdo: Option<HsdoFeed>,
     pub timing: Timing,
     /// Where to keep the file that HAProxy loads its servers' state from when it starts.
     pub dump_state: Option<PathBuf>,
@@ -45,6 +50,8 @@ pub struct Timing {
 impl Settings {
     /// Reads the section `sync-haproxy`.
     pub fn read(reader: &mut Reader) -> Self {
+        let layout = reader.get("sync-haproxy.table-layout", TableLayout::default());
+        let hsdo = HsdoFeed::read(reader, layout);
         let socket = reader.require("sync-haproxy.socket");
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         Self {
@@ -53,23 +60,33 @@ impl Settings {
             // Without one the reader has its problem and this value is never used.
             socket: socket.unwrap_or_else(|| SocketAddress::Unix(PathBuf::new())),
             name: reader.get("sync-haproxy.name", HaproxyName::of_host(&host)),
-            targets: targets(reader),
+            targets: targets(reader, layout, hsdo.as_ref()),
+            hsdo,
             timing: Timing::read(reader),
             dump_state: reader.find("sync-haproxy.dump-state"),
         }
     }
+
+    /// Starts following the targets' tables.
+    pub fn feeds(&self, store: &SharedStore) -> Feeds {
+        let tables = self.targets.iter().map(|target| &target.from);
+        Feeds::start(store, self.hsdo.as_ref(), tables)
+    }
+}
+
+/// A duration that is not under the least one.
+pub(super) fn duration(reader: &mut Reader, path: &str, default: u64, least: Duration) -> Duration {
+    let value = reader.get(path, Duration::from_secs(default));
+    if value < least {
+        let least = crate::model::format_duration(least);
+        reader.problem(path, format!("{path} is under {least}"));
+    }
+    value
 }
 
 impl Timing {
     fn read(reader: &mut Reader) -> Self {
-        let mut get = |path: &str, default: u64, least: Duration| {
-            let value = reader.get(path, Duration::from_secs(default));
-            if value < least {
-                let least = crate::model::format_duration(least);
-                reader.problem(path, format!("{path} is under {least}"));
-            }
-            value
-        };
+        let mut get = |path, default, least| duration(reader, path, default, least);
         Self {
             resync: get("sync-haproxy.resync", 10, Duration::from_millis(100)),
             poll: get("sync-haproxy.poll", 1, Duration::from_millis(50)),
@@ -79,7 +96,7 @@ impl Timing {
 }
 
 /// The single backend of the flags, or all those of the file.
-fn targets(reader: &mut Reader) -> Vec<Target> {
+fn targets(reader: &mut Reader, layout: TableLayout, hsdo: Option<&HsdoFeed>) -> Vec<Target> {
     let tables = reader.tables("sync-haproxy.backends");
     let paths = match reader.find::<BackendRef>("sync-haproxy.backend") {
         Some(_) if tables.is_empty() => vec!["sync-haproxy".to_owned()],
@@ -97,7 +114,11 @@ fn targets(reader: &mut Reader) -> Vec<Target> {
         }
         None => tables,
     };
-    let entries: Vec<Entry> = paths.into_iter().filter_map(|p| Entry::read(reader, p)).collect();
+    let read = |path| Entry::read(reader, path, layout, hsdo);
+    let entries: Vec<Entry> = paths.into_iter().filter_map(read).collect();
+    if layout == TableLayout::Hsdo {
+        refuse_several_tables(reader, &entries);
+    }
     let targets = expand(reader, &entries);
     refuse_doubles(reader, &targets);
     targets.into_iter().map(|(target, _)| target).collect()
@@ -112,13 +133,27 @@ struct Entry {
 }
 
 impl Entry {
-    fn read(reader: &mut Reader, path: String) -> Option<Self> {
+    fn read(
+        reader: &mut Reader,
+        path: String,
+        layout: TableLayout,
+        hsdo: Option<&HsdoFeed>,
+    ) -> Option<Self> {
         let at = |name: &str| format!("{path}.{name}");
         let backend = reader.require::<BackendRef>(&at("backend"));
-        let from = reader.require::<BackendName>(&at("from"));
+        let from = match layout {
+            TableLayout::Lbctl => reader.require::<BackendName>(&at("from")),
+            TableLayout::Hsdo => hsdo.and_then(|hsdo| hsdo.name(reader, &at("from"))),
+        };
         let port = reader.find::<u16>(&at("port"));
-        if port == Some(0) {
-            reader.problem(&at("port"), "port 0 cannot be connected to");
+        match port {
+            Some(0) => reader.problem(&at("port"), "port 0 cannot be connected to"),
+            None if layout == TableLayout::Hsdo => {
+                let message =
+                    "HSDO's table has no ports: set port to the one its servers listen on";
+                reader.problem(&at("port"), message);
+            }
+            _ => {}
         }
         let filter = Filter {
             groups: reader.get(&at("groups"), Vec::new()),
@@ -131,6 +166,15 @@ impl Entry {
         let takes_all = Selector::Matching(filter.clone());
         let main = target(backend, from?, port, takes_all, mode);
         Some(Self { path, main, filter, fallback: fallback.zip(takes) })
+    }
+}
+
+/// One HSDO table feeds all of them.
+fn refuse_several_tables(reader: &mut Reader, entries: &[Entry]) {
+    let Some(first) = entries.first() else { return };
+    for other in entries.iter().filter(|other| other.main.from != first.main.from) {
+        let message = "one table of HSDO's feeds all backends, so that they must agree in from";
+        reader.problem(&format!("{}.from", other.path), message);
     }
 }
 
@@ -334,6 +378,24 @@ mod tests {
     }
 
     #[test]
+    fn hsdos_table_feeds_every_backend_under_one_name() {
+        let hsdo =
+            "table-layout = \"hsdo\"\nhsdo-table = \"hsdo_web\"\naws-region = \"eu-west-3\"\n";
+        let settings = with(&format!(
+            "{hsdo}[[sync-haproxy.backends]]\nbackend = \"a\"\nport = 80\ngroups = [\"g\"]\nfallback = \"f\"\n\
+             [[sync-haproxy.backends]]\nbackend = \"b\"\nport = 81"
+        ))
+        .unwrap();
+        let of = |t: &Target| (t.backend.to_string(), t.from.to_string(), t.port);
+        let expected = [("a", 80), ("b", 81), ("f", 80)];
+        let expected = expected.map(|(name, port)| (name.into(), "hsdo_web".into(), Some(port)));
+        assert_eq!(settings.targets.iter().map(of).collect::<Vec<_>>(), expected);
+        let feed = settings.hsdo.unwrap();
+        assert_eq!(feed.place.region.unwrap().to_string(), "eu-west-3");
+        assert_eq!(feed.poll, Duration::from_secs(1));
+    }
+
+    #[test]
     fn mistakes_are_named_with_their_lines() {
         for (file, expected) in [
             ("", "give --backend HABACKEND and --from NAME"),
@@ -368,6 +430,29 @@ mod tests {
             (
                 "backend = \"app\"\nfrom = \"web\"\n[[sync-haproxy.backends]]\nbackend = \"b\"\nfrom = \"web\"",
                 "exclude each other",
+            ),
+            (
+                "backend = \"app\"\ntable-layout = \"hsdo\"\nhsdo-table = \"web\"",
+                "HSDO's table has no ports: set port",
+            ),
+            (
+                "backend = \"app\"\nport = 80\ntable-layout = \"hsdo\"",
+                "needs the name of HSDO's table: set hsdo-table",
+            ),
+            (
+                "backend = \"app\"\nfrom = \"web\"\nhsdo-table = \"web\"",
+                "lbctl.toml:6: hsdo-table is used with table-layout = \"hsdo\" only",
+            ),
+            (
+                "backend = \"app\"\nport = 80\ntable-layout = \"hsdo\"\nhsdo-table = \"a/b\"\n\
+                 aws-region = \"x.example/\"\ntable-poll = \"1ms\"",
+                "\"a/b\" is not a table of DynamoDB",
+            ),
+            (
+                "table-layout = \"hsdo\"\nhsdo-table = \"web\"\n\
+                 [[sync-haproxy.backends]]\nbackend = \"a\"\nfrom = \"x\"\nport = 1\n\
+                 [[sync-haproxy.backends]]\nbackend = \"b\"\nfrom = \"y\"\nport = 1",
+                "they must agree in from",
             ),
             (
                 "[[sync-haproxy.backends]]\nbackend = \"a\"\nfrom = \"x\"\nfallback = \"f\"\n\

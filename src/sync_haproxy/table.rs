@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use crate::hsdo::{RowError, TableLayout};
 use crate::model::{BackendName, BackendSpec, SlotNumber, SlotRecord, keys};
 use crate::store::{Entry, Key, Revision};
 
@@ -7,12 +8,14 @@ use crate::store::{Entry, Key, Revision};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Table {
     pub name: BackendName,
-    /// The revision of the last change that this table shows.
+    pub layout: TableLayout,
+    /// The revision of the last change that this table shows. HSDO's table has none: there it counts
+    /// the changes that this process has seen.
     pub revision: Revision,
     pub spec: BackendSpec,
     /// A slot that is not here is free.
     pub slots: BTreeMap<SlotNumber, Held>,
-    /// Entries that cannot be read, by key.
+    /// What cannot be read.
     pub problems: Vec<TableError>,
 }
 
@@ -24,12 +27,13 @@ pub enum Held {
     Unknown,
 }
 
-/// A stored entry that lbctl cannot read.
+/// A part of a table that lbctl cannot read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("store entry {key} cannot be read: {reason}")]
-pub struct TableError {
-    pub key: Key,
-    pub reason: String,
+pub enum TableError {
+    #[error("store entry {key} cannot be read: {reason}")]
+    Entry { key: Key, reason: String },
+    #[error(transparent)]
+    Row(#[from] RowError),
 }
 
 impl Table {
@@ -46,6 +50,7 @@ impl Table {
         let spec = decode(entry)?;
         let mut table = Self {
             name: name.clone(),
+            layout: TableLayout::Lbctl,
             revision,
             spec,
             slots: BTreeMap::new(),
@@ -70,7 +75,7 @@ impl Table {
             Ok(slot) if slot.padded() == number => slot,
             _ => {
                 let reason = "its last part is not a slot number of five digits".into();
-                self.problems.push(TableError { key: entry.key.clone(), reason });
+                self.problems.push(TableError::Entry { key: entry.key.clone(), reason });
                 return;
             }
         };
@@ -86,7 +91,7 @@ impl Table {
 }
 
 fn decode<T: serde::de::DeserializeOwned>(entry: &Entry) -> Result<T, TableError> {
-    entry.json().map_err(|reason| TableError { key: entry.key.clone(), reason })
+    entry.json().map_err(|reason| TableError::Entry { key: entry.key.clone(), reason })
 }
 
 #[cfg(test)]
@@ -109,8 +114,8 @@ mod tests {
 
     #[test]
     fn a_spec_that_cannot_be_read_is_an_error_that_names_it() {
-        let error = read(&[("backends/web/spec", "{".into())]).unwrap_err();
-        assert_eq!(error.key.as_str(), "backends/web/spec");
+        let error = read(&[("backends/web/spec", "{".into())]).unwrap_err().to_string();
+        assert!(error.starts_with("store entry backends/web/spec cannot be read"), "{error}");
     }
 
     #[test]
@@ -128,8 +133,11 @@ mod tests {
         assert_eq!(slot(1), Some(&Held::Unknown));
         assert!(matches!(slot(2), Some(Held::By(record)) if record.endpoint.id.as_str() == "b"));
         assert_eq!(slot(3), None, "an odd spelling was taken for slot 3");
-        let keys: Vec<&str> = table.problems.iter().map(|p| p.key.last()).collect();
-        assert_eq!(keys, ["00000", "00001", "3"]);
+        let problems: Vec<String> = table.problems.iter().map(ToString::to_string).collect();
+        for (problem, key) in problems.iter().zip(["slots/00000", "slots/00001", "slots/3"]) {
+            assert!(problem.contains(key), "{problem}");
+        }
+        assert_eq!(problems.len(), 3);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::table::{Held, Table};
 use super::target::{Filter, Mode, Selector, Target};
 use crate::haproxy::{AdminFlags, ObservedServer};
+use crate::hsdo::TableLayout;
 use crate::model::{BackendSpec, Endpoint, Ramp, SlotNumber, SlotRecord, SlotState, Timestamp};
 use crate::store::{Entry, Key, Revision};
 
@@ -73,6 +74,7 @@ pub fn table(slots: &[(u32, Held)]) -> Table {
     let slots = slots.iter().map(|(n, held)| (SlotNumber::new(*n).unwrap(), held.clone()));
     Table {
         name: "web".parse().unwrap(),
+        layout: TableLayout::Lbctl,
         revision: Revision(9),
         spec: backend_spec(4),
         slots: slots.collect(),

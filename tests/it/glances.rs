@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lbctl::haproxy::{Client, SocketAddress, Timeouts};
+use lbctl::hsdo::TableLayout;
 use lbctl::model::{
     BackendSpec, Ramp, ServerAddress, SlotNumber, SlotRecord, SlotState, Timestamp, Weight,
 };
@@ -128,6 +129,7 @@ impl World {
             unplaced: Vec::new(),
         };
         let table = Table {
+            layout: TableLayout::Lbctl,
             name: "web".parse().unwrap(),
             revision: Revision(1),
             spec,
