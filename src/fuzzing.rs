@@ -7,6 +7,7 @@ pub use crate::cli::store::fuzzing::import_lines;
 pub use crate::discover::fuzzing::slot_table;
 pub use crate::discover::sources::fuzzing::{consul_answer, endpoint_list};
 pub use crate::haproxy::fuzzing::{haproxy_framing, haproxy_reply, haproxy_tables};
+pub use crate::hsdo::fuzzing::hsdo_rows;
 pub use crate::model::fuzzing::names;
 pub use crate::overview::fuzzing::overview;
 pub use crate::serve::fuzzing::{client_lines, proxy_header};
@@ -30,6 +31,7 @@ mod tests {
         ("haproxy_framing", haproxy_framing),
         ("haproxy_reply", haproxy_reply),
         ("haproxy_tables", haproxy_tables),
+        ("hsdo_rows", hsdo_rows),
         ("import_lines", import_lines),
         ("names", names),
         ("overview", overview),

@@ -4,6 +4,8 @@
 //! The table has a row a slot. HSDO's server writes rows without a condition, and its client reads
 //! all of them every second; lbctl writes a row only where it still is what it has read.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod layout;
 mod row;
 mod rows;

@@ -5,6 +5,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use jiff::Zoned;
 
 use crate::model::{EndpointId, Label, ServerAddress, SlotNumber, Weight};
+use crate::text;
 
 /// An item of DynamoDB.
 pub type Item = HashMap<String, AttributeValue>;
@@ -117,7 +118,7 @@ impl LastUpdate {
     }
 
     /// As Python's `str(datetime.now())`, which leaves out the fraction where it is zero.
-    fn at(time: &Zoned) -> Self {
+    pub fn at(time: &Zoned) -> Self {
         let whole = time.strftime("%Y-%m-%d %H:%M:%S");
         match time.subsec_nanosecond() / 1000 {
             0 => Self(whole.to_string()),
@@ -144,7 +145,7 @@ fn shown_id(item: &Item) -> String {
 
 /// What somebody else wrote, cut to a length that is safe to print.
 fn cut(text: &str) -> String {
-    text.chars().take(40).flat_map(char::escape_default).collect()
+    text::one_line(&text.chars().take(40).collect::<String>()).into_owned()
 }
 
 struct Reader<'a> {
@@ -383,7 +384,8 @@ mod tests {
             let changes: Vec<_> = values.into_iter().map(|(at, value)| (names[at], value)).collect();
             if let Err(error) = Row::read(&item(&changes)) {
                 let said = error.to_string();
-                prop_assert_eq!(crate::text::one_line(&said), said.as_str());
+                prop_assert_eq!(text::lines(&said), said.as_str());
+                prop_assert!(!said.contains(['\n', '\t']) && said.len() < 4000);
             }
         }
     }
