@@ -23,7 +23,7 @@ mod tests {
 
     type Target = fn(&[u8]);
 
-    const TARGETS: [(&str, Target); 13] = [
+    const TARGETS: [(&str, Target); 14] = [
         ("client_lines", client_lines),
         ("consul_answer", consul_answer),
         ("endpoint_list", endpoint_list),

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::apply::{Applied, apply};
+use super::hsdo::{self, Adoption, Hsdo};
 use super::plan::{Absences, ActionKind, Content, Plan, Report, Table, World, plan};
 use super::report::{Reporter, Seen};
 use super::settings::BackendSettings;
@@ -27,6 +28,7 @@ pub struct Backend {
     table: Mirror,
     reports: Mirror,
     source: Source,
+    hsdo: Option<Hsdo>,
     look: Option<Arc<Look>>,
     absences: Absences,
     /// The last commit of this process: the table is old until it shows it.
@@ -65,8 +67,10 @@ impl Backend {
             options: settings.options.clone(),
         };
         let source = Source::start(settings.source.clone(), context);
+        let hsdo = settings.hsdo.clone().map(|place| Hsdo::new(settings.name.clone(), place));
         Self {
             store,
+            hsdo,
             settings,
             table: Mirror::new(table),
             reports: Mirror::new(reports),
@@ -103,6 +107,7 @@ impl Backend {
                 Standing::Leader(leadership) if leadership.is_held() => Some(leadership.clone()),
                 _ => None,
             };
+            self.lead_hsdo(leadership.as_ref());
             let token = leadership.as_ref().map(|leadership| leadership.token);
             // Before it has seen the table it writes nothing either.
             if token.is_some() && token != took_over && self.blind().is_none() {
@@ -127,6 +132,7 @@ impl Backend {
             _ = self.table.changed() => {}
             _ = self.reports.changed() => {}
             look = self.source.next() => self.take_look(look?),
+            seen = changed(&mut self.hsdo) => seen?,
         }
         // A burst is one change: many servers that start at once are placed by one commit.
         loop {
@@ -146,7 +152,11 @@ impl Backend {
     fn count_absences(&mut self, look: &Look, at: Instant) {
         match &look.result {
             Ok(answer) => {
-                let ready = self.read_table().ready();
+                let mut ready = self.read_table().ready();
+                if let Some(hsdo) = &mut self.hsdo {
+                    hsdo.known(answer);
+                    ready.extend(hsdo.holders());
+                }
                 let interval = self.settings.confirm.interval;
                 self.absences.look(answer, &ready, at, interval);
             }
@@ -173,7 +183,13 @@ impl Backend {
         }
         let table = Arc::new(self.read_table());
         let blind = self.blind();
-        let plan = self.plan(&table).await;
+        let adoption = self.adopt(&table, blind);
+        let plan = match adoption.actions.as_slice() {
+            [] => self.plan(&table).await,
+            // The spec comes later: without one there is no table yet for those who read it.
+            adopted => Plan { actions: adopted.to_vec(), ..Plan::default() },
+        };
+        let view = self.hsdo.as_ref().and_then(Hsdo::view);
         reporter.seen(&Seen {
             settings: &self.settings,
             table: &table,
@@ -183,6 +199,11 @@ impl Backend {
             blind,
             plan: &plan,
             leads: leadership.is_some(),
+            hsdo: self.hsdo.as_ref().map(|_| hsdo::Seen {
+                view: view.as_deref(),
+                adoption: &adoption,
+                slots: self.settings.policy.slots,
+            }),
         });
         if let Some(refused) = &plan.refused {
             self.absences.keep(refused.servers.iter().map(|(_, id)| id.clone()));
@@ -191,6 +212,9 @@ impl Backend {
         self.source.release(if leads { self.drained(&table) } else { BTreeSet::new() });
         if let Some(why) = blind {
             return Pass::Blind(why);
+        }
+        if let Some(hsdo) = self.hsdo.as_ref().filter(|_| table.spec.is_some()) {
+            hsdo.show(&self.settings, &table, self.table.revision());
         }
         let leadership = match leadership {
             Some(leadership) if !plan.is_empty() => leadership,
@@ -260,7 +284,45 @@ impl Backend {
         if table.revision() < self.committed {
             return Some("the last change has not shown up yet");
         }
-        self.look.is_none().then_some("the source has not answered yet")
+        let Some(look) = &self.look else {
+            return Some("the source has not answered yet");
+        };
+        let has_table = table.entries().contains_key(&keys::spec(&self.settings.name));
+        let hsdo = self.hsdo.as_ref().filter(|_| !has_table)?;
+        hsdo.obstacle(look.result.as_ref().ok(), self.settings.policy.slots)
+    }
+
+    /// Follows HSDO's table for a leadership, and without one no more.
+    pub fn lead_hsdo(&mut self, leadership: Option<&Leadership>) {
+        if let Some(hsdo) = &mut self.hsdo {
+            hsdo.lead(leadership);
+        }
+    }
+
+    /// Looks at HSDO's table and writes nothing.
+    pub fn look_at_hsdo(&mut self) {
+        if let Some(hsdo) = &mut self.hsdo {
+            hsdo.look_only();
+        }
+    }
+
+    /// Whether HSDO's table, where there is one, shows this backend's.
+    pub fn hsdo_shows_it(&self) -> bool {
+        self.hsdo.as_ref().is_none_or(|hsdo| hsdo.has_shown(self.table.revision()))
+    }
+
+    /// What HSDO's server has placed beside this one, or before it.
+    fn adopt(&mut self, table: &Table, blind: Option<&str>) -> Adoption {
+        let Some(hsdo) = self.hsdo.as_ref().filter(|_| blind.is_none()) else {
+            return Adoption::default();
+        };
+        let answer = self.look.as_ref().and_then(|look| look.result.as_ref().ok());
+        let confirmed = self.absences.confirmed(self.settings.confirm.passes);
+        if let Some(answer) = answer.filter(|_| table.spec.is_none()) {
+            // Who is taken over goes only once its absence is confirmed.
+            self.absences.keep(table.ready().into_iter().filter(|id| !answer.knows(id)));
+        }
+        hsdo.adopt(&self.settings, table, answer, &confirmed, now())
     }
 
     fn read_table(&self) -> Table {
@@ -275,7 +337,9 @@ impl Backend {
         let confirmed = self.absences.confirmed(self.settings.confirm.passes);
         let kept = self.absences.kept().clone();
         let recent = self.absences.recent(Instant::now(), policy.floors.window);
-        let reports = self.all_reports();
+        let mut reports = self.all_reports();
+        reports.extend(self.hsdo.as_ref().map(|hsdo| hsdo.clients(policy.slots)));
+        let barred = self.hsdo.as_ref().map(Hsdo::barred).unwrap_or_default();
         let planned = tokio::task::spawn_blocking(move || {
             plan(&World {
                 policy: &policy,
@@ -284,6 +348,7 @@ impl Backend {
                 confirmed: &confirmed,
                 kept: &kept,
                 recent: &recent,
+                barred: &barred,
                 reports: &reports,
                 now: now(),
             })
@@ -331,6 +396,14 @@ impl Backend {
             Pass::Busy(_) => retry.unwrap_or(idle),
             Pass::Blind(_) => idle,
         }
+    }
+}
+
+/// Waits for the next look at HSDO's table, where there is one.
+async fn changed(hsdo: &mut Option<Hsdo>) -> anyhow::Result<()> {
+    match hsdo {
+        Some(hsdo) => hsdo.changed().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -107,7 +107,7 @@ impl Fleet {
     fn start(&mut self, settings: BackendSettings) {
         let (name, stop) = (settings.name.clone(), CancellationToken::new());
         let options = election(&name, &self.id, self.ttl);
-        let reporter = Reporter::new(name.clone(), &self.context, self.board.clone());
+        let reporter = Reporter::new(&settings, &self.context, self.board.clone());
         let task = spawn_owned(lead_or_follow(
             self.store.clone(),
             settings.clone(),
@@ -222,13 +222,22 @@ async fn once(
     let passes = async {
         let mut backend = Backend::open(store, settings).await;
         let mut reporter = Reporter::silent(backend.name().clone());
+        if candidate.is_none() {
+            backend.look_at_hsdo();
+        }
         loop {
             let leadership = candidate.and_then(Candidate::leadership);
+            if candidate.is_some() {
+                backend.lead_hsdo(leadership.as_ref());
+            }
             let pass = backend.pass(leadership.as_ref(), &mut reporter).await;
             let wake = backend.next_wake(&pass);
             match pass {
                 Pass::Settled(plan) => match backend.source_error() {
                     Some(error) => return Err(CommandError::msg(Kind::Failed, error)),
+                    None if candidate.is_some() && !backend.hsdo_shows_it() => {
+                        why = "HSDO's table does not show the backend's yet";
+                    }
                     None if plan.is_empty() => return Ok(written.take().unwrap_or(plan)),
                     None => return Ok(plan),
                 },

@@ -37,6 +37,7 @@ pub fn slot_table(data: &[u8]) {
         confirmed: &nobody,
         kept: &nobody,
         recent: &nobody,
+        barred: &BTreeSet::new(),
         reports: &reports,
         now,
     });

@@ -5,6 +5,7 @@ mod backend;
 mod driver;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod hsdo;
 mod output;
 pub mod plan;
 mod report;
@@ -16,6 +17,7 @@ pub use settings::{BackendSettings, Confirm, Settings};
 use crate::config::{Effective, Flags, Globals};
 use crate::daemon::{self, DaemonArgs, Reload};
 use crate::error::{CommandError, CommandResult, Kind};
+use crate::hsdo::LayoutFlags;
 use crate::output::{OutputFormat, print, print_json};
 use output::PlannedBackend;
 
@@ -50,6 +52,10 @@ Examples:
 
   # Many backends, as [[discover.backends]] of a file
   lbctl discover --config /etc/lbctl/lbctl.toml
+
+  # In place of HSDO's server, beside HSDO's clients
+  lbctl discover --backend web --source file:/etc/lbctl/web.json --slots 10 \\
+      --table-layout hsdo --hsdo-table hsdo-web
 
   # What would change?
   lbctl discover --config /etc/lbctl/lbctl.toml --dry-run";
@@ -148,6 +154,9 @@ struct Tuning {
     #[command(flatten)]
     sources: sources::SourceFlags,
 
+    #[command(flatten)]
+    layout: LayoutFlags,
+
     /// Who this copy is in elections, for people [default: <host>-<process id>]
     #[arg(long, value_name = "ID", help_heading = "Daemon options")]
     id: Option<String>,
@@ -222,12 +231,13 @@ impl Given {
             confirm_passes,
             confirm_interval,
             sources,
+            layout,
             id: _,
             ttl: _,
         } = tuning;
         let path = |name: &str| format!("{base}.{name}");
-        sources
-            .set(base, flags)
+        layout
+            .set(base, sources.set(base, flags))
             .set(&path("source"), "--source", source.as_ref())
             .set(&path("slots"), "--slots", slots.as_ref())
             .set(&path("min-weight"), "--min-weight", min_weight.as_ref())

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::apply::Applied;
+use super::hsdo;
 use super::plan::{Plan, Refusal, Table, Unplaced, Waiting};
 use super::settings::BackendSettings;
 use super::sources::Look;
@@ -31,6 +32,7 @@ pub struct Reporter {
     source: Health,
     store: Health,
     writes: Health,
+    hsdo: Option<hsdo::Teller>,
     said: Said,
 }
 
@@ -85,17 +87,20 @@ pub struct Seen<'a> {
     pub blind: Option<&'static str>,
     pub plan: &'a Plan,
     pub leads: bool,
+    pub hsdo: Option<hsdo::Seen<'a>>,
 }
 
 impl Reporter {
     /// For a daemon.
-    pub fn new(backend: BackendName, context: &Context, board: Board) -> Self {
-        let gates = Gates {
-            store: context.readiness.gate(format!("{backend}: store"), "no answer yet"),
-            source: context.readiness.gate(format!("{backend}: source"), "no answer yet"),
-        };
-        let mut reporter = Self::silent(backend);
+    pub fn new(settings: &BackendSettings, context: &Context, board: Board) -> Self {
+        let backend = &settings.name;
+        let gate =
+            |what: &str| context.readiness.gate(format!("{backend}: {what}"), "no answer yet");
+        let gates = Gates { store: gate("store"), source: gate("source") };
+        let mut reporter = Self::silent(backend.clone());
         reporter.gates = Some(gates);
+        let teller = |_: &_| hsdo::Teller::new(backend.clone(), Some(gate("HSDO's table")));
+        reporter.hsdo = settings.hsdo.as_ref().map(teller);
         reporter.board = Some(board);
         reporter
     }
@@ -110,6 +115,7 @@ impl Reporter {
             source: Health::new(format!("the source of backend {backend}")),
             store: Health::new(format!("the store, for backend {backend},")),
             writes: Health::new(format!("writing the table of backend {backend}")),
+            hsdo: None,
             said: Said::default(),
             backend,
         }
@@ -126,6 +132,9 @@ impl Reporter {
     pub fn seen(&mut self, seen: &Seen<'_>) {
         self.seen_store(seen);
         self.seen_source(seen);
+        if let (Some(teller), Some(seen)) = (&mut self.hsdo, &seen.hsdo) {
+            teller.seen(seen);
+        }
         if seen.blind.is_none() {
             self.seen_table(seen);
             if seen.leads {
@@ -276,7 +285,10 @@ impl Reporter {
             waiting: &'a [Waiting],
             notes: &'a [String],
             strays: Vec<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            hsdo: Option<Value>,
         }
+        let hsdo = self.hsdo.as_ref().zip(seen.hsdo.as_ref());
         let result = seen.look.map(|look| look.result.as_ref());
         let count = |state| seen.table.records().filter(|(_, r)| r.state == state).count();
         let shown = Shown {
@@ -292,6 +304,7 @@ impl Reporter {
             waiting: &seen.plan.waiting,
             notes: &self.said.notes,
             strays: seen.table.strays.iter().map(|key| key.as_str()).collect(),
+            hsdo: hsdo.map(|(teller, seen)| teller.status(seen)),
         };
         json!(shown)
     }
@@ -311,6 +324,7 @@ const STATES: [(SlotState, &str); 3] =
 /// Describes the metrics, once a process.
 pub fn describe() {
     super::sources::describe();
+    hsdo::describe();
     describe_gauge!("lbctl_discover_endpoints", "Endpoints in the source's last good answer");
     describe_gauge!("lbctl_discover_source_failing", "1 while the source gives errors");
     describe_gauge!("lbctl_discover_slots", "Held slots by state");
@@ -326,7 +340,7 @@ pub fn describe() {
 }
 
 /// The first notes, and that there are others.
-fn first(notes: &[String]) -> Vec<String> {
+pub(super) fn first(notes: &[String]) -> Vec<String> {
     let mut first: Vec<String> = notes.iter().take(MAX_NOTES).cloned().collect();
     if notes.len() > first.len() {
         first.push(format!("there are others like these: only {MAX_NOTES} are told"));
@@ -335,7 +349,7 @@ fn first(notes: &[String]) -> Vec<String> {
 }
 
 /// What was not said the last time: one note that stays must not be told again with each change.
-fn news<'a>(notes: &'a [String], said: &[String]) -> impl Iterator<Item = &'a String> {
+pub(super) fn news<'a>(notes: &'a [String], said: &[String]) -> impl Iterator<Item = &'a String> {
     notes.iter().filter(|note| !said.contains(note))
 }
 

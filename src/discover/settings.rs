@@ -5,6 +5,7 @@ use super::plan::{Floors, Policy};
 use super::sources::{FORMS, SourceOptions, SourceSpec};
 use crate::config::Reader;
 use crate::daemon;
+use crate::hsdo::{TableLayout, TableName, TablePlace};
 use crate::model::{BackendName, CandidateId, Ramp, SlotNumber, Weight, format_duration};
 use crate::store::StoreSettings;
 
@@ -31,6 +32,8 @@ pub struct BackendSettings {
     pub policy: Policy,
     pub confirm: Confirm,
     pub options: SourceOptions,
+    /// HSDO's table, where it is kept equal to the backend's own.
+    pub hsdo: Option<TablePlace>,
 }
 
 /// What confirms a removal that the floors refuse.
@@ -87,7 +90,20 @@ fn read_backends(reader: &mut Reader) -> Vec<BackendSettings> {
         ),
         _ => {}
     }
+    refuse_shared_tables(reader, &backends);
     backends
+}
+
+/// Two backends in one table of HSDO's would undo each other's work for ever.
+fn refuse_shared_tables(reader: &mut Reader, backends: &[BackendSettings]) {
+    let mut tables = BTreeSet::new();
+    for table in backends.iter().filter_map(|b| b.hsdo.as_ref()).map(|place| &place.table) {
+        if !tables.insert(table) {
+            let message =
+                format!("HSDO's table {table} is filled by two backends: each has its own");
+            reader.problem("discover.backends", message);
+        }
+    }
 }
 
 /// What can be set for all backends and for each.
@@ -104,6 +120,8 @@ struct Common {
     floors: Floors,
     confirm: Confirm,
     options: SourceOptions,
+    layout: TableLayout,
+    hsdo_table: Option<TableName>,
 }
 
 impl Default for Common {
@@ -126,6 +144,8 @@ impl Default for Common {
             },
             confirm: Confirm { passes: 3, interval: Duration::from_secs(10) },
             options: SourceOptions::default(),
+            layout: TableLayout::default(),
+            hsdo_table: None,
         }
     }
 }
@@ -154,6 +174,8 @@ impl Common {
                 interval: reader.get(&path("confirm-interval"), default.confirm.interval),
             },
             options: SourceOptions::read(reader, base, &default.options),
+            layout: reader.get(&path("table-layout"), default.layout),
+            hsdo_table: reader.find(&path("hsdo-table")).or_else(|| default.hsdo_table.clone()),
         }
     }
 
@@ -174,6 +196,8 @@ impl Common {
             );
             reader.problem(&format!("{base}.slots"), message);
         }
+        let region = self.options.aws_region.clone();
+        let hsdo = TablePlace::of(reader, base, self.layout, self.hsdo_table, region);
         let source = self.source?;
         if let Err(error) = source.check(&self.options) {
             reader.problem(&format!("{base}.source"), format!("backend {name}: {error}"));
@@ -187,7 +211,7 @@ impl Common {
             drain_vanished: source.drains_vanished(),
         };
         let (confirm, options) = (self.confirm, self.options);
-        Some(BackendSettings { name, source, policy, confirm, options })
+        Some(BackendSettings { name, source, policy, confirm, options, hsdo })
     }
 
     fn check(&self, base: &str, reader: &mut Reader) {
@@ -278,6 +302,30 @@ mod tests {
             "lbctl.toml:15: unknown setting discover.backends[1].wieght",
         ] {
             assert!(error.contains(part), "{part:?} is missing in\n{error}");
+        }
+    }
+
+    #[test]
+    fn a_backend_has_a_table_of_hsdos_of_its_own_or_none() {
+        let layout = "table-layout = 'hsdo'\naws-region = 'eu-west-3'\n";
+        let text = |web: &str, api: &str| {
+            format!(
+                "[discover]\nslots = 5\nsource = 'registry'\n{layout}[[discover.backends]]\nname = 'web'\n\
+                 {web}[[discover.backends]]\nname = 'api'\n{api}"
+            )
+        };
+        let (one, other) = ("hsdo-table = 'hsdo-web'\n", "table-layout = 'lbctl'\n");
+        let settings = read(&text(one, other), Flags::new()).unwrap();
+        let place = settings.backends[0].hsdo.clone().unwrap();
+        assert_eq!((place.table.as_str(), &settings.backends[1].hsdo), ("hsdo-web", &None));
+        assert_eq!(place.region.unwrap().to_string(), "eu-west-3");
+        for (web, api, says) in [
+            (one, "", "needs the name of HSDO's table"),
+            (one, one, "HSDO's table hsdo-web is filled by two backends"),
+            (one, "hsdo-table = 'a b'\n", "is not a table of DynamoDB"),
+        ] {
+            let error = read(&text(web, api), Flags::new()).unwrap_err();
+            assert!(error.contains(says), "{error}");
         }
     }
 

@@ -68,9 +68,10 @@ impl TablePlace {
                 reader.problem(&format!("{base}.table-layout"), message);
                 None
             }
-            (TableLayout::Lbctl, Some(_)) => {
-                let message = "hsdo-table is used with table-layout = \"hsdo\" only: set that too";
-                reader.problem(&format!("{base}.hsdo-table"), message);
+            (TableLayout::Lbctl, Some(table)) => {
+                reader.warn(&format!(
+                    "hsdo-table = \"{table}\" does nothing without table-layout = \"hsdo\""
+                ));
                 None
             }
             (TableLayout::Lbctl, None) => None,

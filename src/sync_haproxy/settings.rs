@@ -440,10 +440,6 @@ mod tests {
                 "needs the name of HSDO's table: set hsdo-table",
             ),
             (
-                "backend = \"app\"\nfrom = \"web\"\nhsdo-table = \"web\"",
-                "lbctl.toml:6: hsdo-table is used with table-layout = \"hsdo\" only",
-            ),
-            (
                 "backend = \"app\"\nport = 80\ntable-layout = \"hsdo\"\nhsdo-table = \"a/b\"\n\
                  aws-region = \"x.example/\"\ntable-poll = \"1ms\"",
                 "\"a/b\" is not a table of DynamoDB",

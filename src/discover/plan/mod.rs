@@ -102,6 +102,8 @@ pub struct World<'a> {
     pub kept: &'a BTreeSet<EndpointId>,
     /// Servers that were removed lately, for the floors.
     pub recent: &'a BTreeSet<EndpointId>,
+    /// Slots that no server may be given now.
+    pub barred: &'a BTreeSet<SlotNumber>,
     /// This backend's part of the reports of all live HAProxies that have it.
     pub reports: &'a [Report],
     pub now: Timestamp,
@@ -171,6 +173,8 @@ pub enum ActionKind {
     Free,
     /// The entry was damaged.
     Repair,
+    /// HSDO has given the slot to it.
+    Adopt,
 }
 
 impl ActionKind {
@@ -184,6 +188,7 @@ impl ActionKind {
             Self::Rest => "rest",
             Self::Free => "free",
             Self::Repair => "repair",
+            Self::Adopt => "adopt",
         }
     }
 }

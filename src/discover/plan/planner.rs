@@ -4,7 +4,8 @@ use std::time::Duration;
 use super::floors::Loss;
 use super::{Action, ActionKind, Answer, Content, Plan, Refusal, RefusalReason, Waiting, World};
 use crate::model::{
-    BackendSpec, EndpointId, HaproxyName, SlotNumber, SlotRecord, SlotState, Timestamp,
+    BackendReport, BackendSpec, EndpointId, HaproxyName, SlotNumber, SlotRecord, SlotState,
+    Timestamp,
 };
 use crate::store::Revision;
 
@@ -217,14 +218,18 @@ impl<'a> Planner<'a> {
 
     /// Slots that no key holds: not those that this plan frees.
     fn free_slots(&self) -> impl Iterator<Item = SlotNumber> {
-        SlotNumber::first(self.world.policy.slots).filter(|number| !self.slots.contains_key(number))
+        SlotNumber::first(self.world.policy.slots).filter(|number| self.is_free(*number))
+    }
+
+    fn is_free(&self, number: SlotNumber) -> bool {
+        !self.slots.contains_key(&number) && !self.world.barred.contains(&number)
     }
 
     /// A plan takes slots and gives none back, so that each search goes on where the last one ended.
     pub(super) fn lowest_free(&mut self) -> Option<SlotNumber> {
         while self.full_to < self.world.policy.slots {
             let number = SlotNumber::new(self.full_to + 1).ok()?;
-            if !self.slots.contains_key(&number) {
+            if self.is_free(number) {
                 return Some(number);
             }
             self.full_to += 1;
@@ -265,7 +270,9 @@ impl<'a> Planner<'a> {
 
     fn end_drain(&mut self, number: SlotNumber) {
         let left = self.time_left(number, self.world.policy.drain_deadline);
-        let waits = self.waits(number, |seen| seen.get(&number).copied().unwrap_or(0) == 0);
+        let waits = self.waits(number, |seen, modified| {
+            seen.drains(number, modified) && seen.sessions.get(&number).is_none_or(|n| *n == 0)
+        });
         // With no HAProxy to ask, sessions may still be there.
         let empty = waits.is_empty() && !self.world.reports.is_empty();
         if empty || left.is_none() {
@@ -280,7 +287,7 @@ impl<'a> Planner<'a> {
 
     fn end_rest(&mut self, number: SlotNumber) {
         let left = self.time_left(number, self.world.policy.rest);
-        let waits = self.waits(number, |_| true);
+        let waits = self.waits(number, |seen, modified| seen.has_left(number, modified));
         if left.is_some() {
             self.wake_in(left);
         } else if waits.is_empty() {
@@ -293,18 +300,18 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// The HAProxies that have not applied the slot's entry, or whose sessions are not `settled`.
+    /// The HAProxies that are not done with a slot's entry as it was last modified.
     fn waits(
         &self,
         number: SlotNumber,
-        settled: impl Fn(&BTreeMap<SlotNumber, u64>) -> bool,
+        done: impl Fn(&BackendReport, Revision) -> bool,
     ) -> Vec<HaproxyName> {
         let modified = self.slots[&number].seen.unwrap_or_default();
         self.world
             .reports
             .iter()
             .filter(|report| !report.gone)
-            .filter(|r| r.backend.applied < modified || !settled(&r.backend.sessions))
+            .filter(|report| !done(&report.backend, modified))
             .map(|report| report.haproxy.clone())
             .collect()
     }

@@ -53,6 +53,7 @@ impl Bench {
             confirmed: &self.confirmed,
             kept: &self.kept,
             recent: &BTreeSet::new(),
+            barred: &BTreeSet::new(),
             reports: &self.reports,
             now: self.now,
         })

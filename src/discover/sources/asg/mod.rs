@@ -16,7 +16,7 @@ use futures::future::try_join_all;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{SourceContext, Teller};
+use super::{SourceContext, SourceOptions, Teller};
 use crate::aws::{Failure, FailureKind};
 use crate::discover::plan::Answer;
 use crate::model::EndpointId;
@@ -38,7 +38,7 @@ pub(super) async fn run(
     teller: Teller,
     mut released: watch::Receiver<BTreeSet<EndpointId>>,
 ) {
-    let mut source = Source::new(spec.clone(), context.options.asg).await;
+    let mut source = Source::new(spec.clone(), context.options).await;
     loop {
         let look = source.look().await;
         source.pace.after(look.as_ref().err());
@@ -89,10 +89,12 @@ impl Trouble {
 }
 
 impl Source {
-    async fn new(spec: AsgSpec, options: AsgOptions) -> Self {
+    async fn new(spec: AsgSpec, options: SourceOptions) -> Self {
+        let SourceOptions { aws_region, asg: options, .. } = options;
+        let usual = aws_region.map(|region| region.to_string());
         let mut regions = Vec::new();
         for (region, wish) in spec.by_region() {
-            regions.push(Region::new(region.or_else(|| options.region.clone()), wish).await);
+            regions.push(Region::new(region.or_else(|| usual.clone()), wish).await);
         }
         let lifecycle = Lifecycle::new(options.complete_lifecycle.clone());
         Self { pace: Pace::new(options.interval), regions, lifecycle, options }

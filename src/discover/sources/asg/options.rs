@@ -8,8 +8,6 @@ const LEAST_INTERVAL: Duration = Duration::from_secs(1);
 /// What an Auto Scaling source can be set to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AsgOptions {
-    /// For items without one; the SDK's usual ways where absent.
-    pub region: Option<String>,
     /// Between two looks.
     pub interval: Duration,
     /// Where a server listens, unless its tag says otherwise.
@@ -37,7 +35,6 @@ choice_setting!(InstanceAddress);
 impl Default for AsgOptions {
     fn default() -> Self {
         Self {
-            region: None,
             interval: Duration::from_secs(5),
             port: 80,
             port_tag: None,
@@ -55,7 +52,6 @@ impl AsgOptions {
             reader.find(&path(name)).or_else(|| default.clone())
         };
         let options = Self {
-            region: find(reader, "aws-region", &default.region),
             interval: reader.get(&path("interval"), default.interval),
             port: reader.get(&path("port"), default.port),
             port_tag: find(reader, "port-tag", &default.port_tag),
@@ -76,10 +72,6 @@ impl AsgOptions {
 /// The flags for them.
 #[derive(Debug, Clone, clap::Args)]
 pub struct AsgFlags {
-    /// The AWS region of groups that are named without one [default: AWS_REGION, the profile's, the instance's]
-    #[arg(long, value_name = "REGION", help_heading = "Auto Scaling")]
-    aws_region: Option<String>,
-
     /// How often Auto Scaling groups are looked at [default: 5s]
     #[arg(long, value_name = "DURATION", help_heading = "Auto Scaling")]
     interval: Option<String>,
@@ -108,7 +100,6 @@ pub struct AsgFlags {
 impl AsgFlags {
     pub(in crate::discover) fn set(&self, base: &str, flags: Flags) -> Flags {
         let Self {
-            aws_region,
             interval,
             port,
             port_tag,
@@ -118,7 +109,6 @@ impl AsgFlags {
         } = self;
         let path = |name: &str| format!("{base}.{name}");
         flags
-            .set(&path("aws-region"), "--aws-region", aws_region.as_ref())
             .set(&path("interval"), "--interval", interval.as_ref())
             .set(&path("port"), "--port", port.as_ref())
             .set(&path("port-tag"), "--port-tag", port_tag.as_ref())
