@@ -18,6 +18,7 @@ mod floors;
 mod glances;
 mod haproxy;
 mod hashing;
+mod hsdo;
 mod network;
 mod register;
 mod serve;

@@ -1,0 +1,139 @@
+//! discover in the place of HSDO's server.
+
+use std::time::{Duration, Instant};
+
+use super::{Row, Site, haproxy, instance, serving};
+use crate::support::eventually;
+
+/// A client of HSDO's, a sync-haproxy on HSDO's table and one on lbctl's own.
+#[test]
+fn every_haproxy_agrees_slot_by_slot_whoever_fills_it() {
+    let Some(site) = Site::start(5) else { return };
+    let haproxies = [haproxy(5), haproxy(5), haproxy(5)];
+    let [Some(hsdos), Some(rows), Some(own)] = haproxies else { return };
+    let discover = site.discover(5, &[]);
+    let _client = site.hsdo_client(&hsdos);
+    let _rows = site.sync("lb-rows", &rows, &["--backend", "app", "--from", "web", "--port", "80"]);
+    let socket = own.unix().to_string();
+    let own_sync = ["sync-haproxy", "--backend", "app", "--from", "web", "--name", "lb-own"];
+    let own_sync = [&own_sync[..], &["--socket", &socket, "--admin", "off"]].concat();
+    let _own = site.world.start("own", &own_sync);
+    for running in [&[1, 2, 3][..], &[1, 3, 4, 5], &[4], &[4, 6, 7, 8, 9]] {
+        site.run(running);
+        site.agree(running, &discover);
+        eventually(&format!("all to serve {running:?}\n{}", discover.process.tail()), || {
+            let expected = serving(&hsdos, "app");
+            let same = [&rows, &own].iter().all(|haproxy| serving(haproxy, "app") == expected);
+            (same && expected.len() == running.len()).then_some(())
+        });
+        assert!(discover.weights().len() == running.len(), "{:?}", discover.weights());
+    }
+}
+
+/// Every write that HSDO's clients may see: no server moves, and none loses weight.
+#[test]
+fn a_takeover_moves_no_server_and_lowers_no_weight() {
+    let Some(site) = Site::start(8) else { return };
+    {
+        let _server = site.hsdo_server(8);
+        site.run(&[1, 2]);
+        eventually("HSDO's server to ramp", || {
+            (site.held().iter().map(|(.., weight)| weight).min()? >= &5).then_some(())
+        });
+        site.run(&[1, 2, 3, 4, 5]);
+        eventually("all to be placed", || (site.held().len() == 5).then_some(()));
+    }
+    let mut before = site.held();
+    let preview = site.discover_once(&["--dry-run", "--output", "json"]);
+    assert_eq!(preview.matches("\"kind\": \"adopt\"").count(), 5, "{preview}");
+    assert_eq!(site.held(), before, "a preview wrote");
+    let discover = site.discover(8, &[]);
+    let started = Instant::now();
+    eventually(&format!("full weight\n{}", discover.process.tail()), || {
+        let now = site.held();
+        for ((id, name, weight), (id_before, name_before, weight_before)) in now.iter().zip(&before)
+        {
+            assert_eq!((id, name), (id_before, name_before));
+            assert!(weight >= weight_before, "{name} fell from {weight_before} to {weight}");
+        }
+        assert_eq!(now.len(), before.len());
+        before = now;
+        before.iter().all(|(.., weight)| *weight == 10).then_some(())
+    });
+    assert!(started.elapsed() > Duration::from_secs(1), "the ramp was skipped");
+    site.agree(&[1, 2, 3, 4, 5], &discover);
+    discover.becomes_ready();
+}
+
+/// A source that sees nobody, or fewer than half, empties no table.
+#[test]
+fn the_floors_hold_for_hsdos_table_too() {
+    let Some(site) = Site::start(4) else { return };
+    site.run(&[1, 2, 3]);
+    let discover = site.discover(4, &["--confirm-interval", "60s"]);
+    site.agree(&[1, 2, 3], &discover);
+    for (running, refused) in [(&[][..], 3), (&[1], 2)] {
+        site.run(running);
+        let metric = format!("lbctl_discover_refused_removals{{backend=\"web\"}} {refused}");
+        eventually("a refusal", || discover.ask("/metrics").contains(&metric).then_some(()));
+        assert_eq!(site.held().len(), 3);
+    }
+    site.run(&[1, 2, 3]);
+    site.agree(&[1, 2, 3], &discover);
+}
+
+#[test]
+fn hsdos_table_away_stops_nothing_of_lbctls_own() {
+    let Some(site) = Site::start(4) else { return };
+    site.run(&[1]);
+    let discover = site.discover(4, &[]);
+    site.agree(&[1], &discover);
+    discover.becomes_ready();
+    site.world.block_on(site.proxy.cut());
+    discover.waits_for("web: HSDO's table: HSDO's table");
+    site.run(&[1, 2]);
+    eventually("lbctl's own table to go on", || (site.table().len() == 2).then_some(()));
+    let failing = "lbctl_discover_hsdo_failing{backend=\"web\"} 1";
+    assert!(discover.ask("/metrics").contains(failing));
+    assert_eq!(site.held().len(), 1);
+    site.world.block_on(site.proxy.mend());
+    site.agree(&[1, 2], &discover);
+    discover.becomes_ready();
+}
+
+/// Before there is a table of lbctl's own, nothing is placed without a look at HSDO's.
+#[test]
+fn nothing_is_placed_before_hsdos_table_is_seen() {
+    let Some(site) = Site::start(3) else { return };
+    site.put(&Row::of(3, &instance(1), 10));
+    site.run(&[1, 2]);
+    site.world.block_on(site.proxy.cut());
+    let discover = site.discover(3, &[]);
+    discover.waits_for("HSDO's table");
+    assert!(site.world.get("backends/web/spec").is_none());
+    site.world.block_on(site.proxy.mend());
+    site.agree(&[1, 2], &discover);
+    assert_eq!(site.held()[1], (3, "i-1".to_owned(), 10));
+}
+
+#[test]
+fn once_writes_the_rows_and_ends() {
+    let Some(site) = Site::start(2) else { return };
+    site.delete(1);
+    site.run(&[1]);
+    let said = site.discover_once(&["--once", "--min-weight", "10"]);
+    assert!(said.contains("place"), "{said}");
+    assert_eq!(site.held(), [(1, "i-1".to_owned(), 10)]);
+}
+
+impl Site {
+    /// What a discover that ends by itself prints.
+    fn discover_once(&self, flags: &[&str]) -> String {
+        let source = format!("file:{}", self.world.dir.path().join("web.json").display());
+        let what = ["discover", "--backend", "web", "--slots", "8", "--max-weight", "10"];
+        let layout = ["--source", &source, "--table-layout", "hsdo", "--hsdo-table", &self.table];
+        let output = self.command(&[&what[..], &layout, flags].concat()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
