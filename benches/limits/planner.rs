@@ -59,6 +59,7 @@ fn samples(
         confirmed: &none,
         kept: &none,
         recent: &none,
+        barred: &BTreeSet::new(),
         reports: &[],
         now: Timestamp::UNIX_EPOCH + Duration::from_secs(1),
     };

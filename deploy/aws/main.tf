@@ -78,12 +78,29 @@ resource "aws_iam_policy" "asg" {
   tags   = var.tags
 }
 
+# discover beside HSDO's servers and clients: HSDO's table, in addition to its own.
+resource "aws_iam_policy" "hsdo_discover" {
+  count  = var.hsdo_table == "" ? 0 : 1
+  name   = "${var.table}-hsdo-discover"
+  policy = templatefile("${path.module}/policies/hsdo-discover.json", local.names)
+  tags   = var.tags
+}
+
+# sync-haproxy that follows HSDO's table.
+resource "aws_iam_policy" "hsdo_sync" {
+  count  = var.hsdo_table == "" ? 0 : 1
+  name   = "${var.table}-hsdo-sync"
+  policy = templatefile("${path.module}/policies/hsdo-sync.json", local.names)
+  tags   = var.tags
+}
+
 locals {
   names = {
-    account = data.aws_caller_identity.current.account_id
-    groups  = var.groups
-    prefix  = var.prefix
-    region  = data.aws_region.current.name
-    table   = var.table
+    account    = data.aws_caller_identity.current.account_id
+    groups     = var.groups
+    hsdo_table = var.hsdo_table
+    prefix     = var.prefix
+    region     = data.aws_region.current.name
+    table      = var.table
   }
 }

@@ -22,3 +22,13 @@ output "asg_policy_arn" {
   description = "For the role of discover where it looks at Auto Scaling groups"
   value       = aws_iam_policy.asg.arn
 }
+
+output "hsdo_discover_policy_arn" {
+  description = "For the role of discover, in addition to its own, where table-layout is hsdo"
+  value       = one(aws_iam_policy.hsdo_discover[*].arn)
+}
+
+output "hsdo_sync_policy_arn" {
+  description = "For the roles of sync-haproxy, in addition to their own, where table-layout is hsdo"
+  value       = one(aws_iam_policy.hsdo_sync[*].arn)
+}

@@ -16,6 +16,12 @@ variable "groups" {
   default     = "*"
 }
 
+variable "hsdo_table" {
+  description = "HSDO's table, where table-layout is hsdo; it must be there already"
+  type        = string
+  default     = ""
+}
+
 variable "tags" {
   description = "Tags of everything here"
   type        = map(string)
