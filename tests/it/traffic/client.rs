@@ -71,9 +71,9 @@ pub struct Tally {
 }
 
 impl Clients {
-    /// Starts so many clients a second.
-    pub fn start(kind: Kind, address: SocketAddr, each_second: u32) -> Self {
-        let (paused, tally) = (AtomicBool::new(false), Mutex::default());
+    /// So many clients a second, from [`Self::go_on`] on.
+    pub fn new(kind: Kind, address: SocketAddr, each_second: u32) -> Self {
+        let (paused, tally) = (AtomicBool::new(true), Mutex::default());
         let state = Arc::new(State { kind, address, paused, tally, kept: Mutex::default() });
         let period = Duration::from_secs(1) / each_second;
         Self { state: state.clone(), _task: spawn_owned(state.run(period)) }

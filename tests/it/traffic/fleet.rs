@@ -77,8 +77,8 @@ impl Fleet {
         let sync = start(dir.path(), &url, "sync-haproxy", 0);
         let clients =
             [(Kind::Fresh, "http", 60), (Kind::Kept, "http", 80), (Kind::Session, "plain", 4)]
-                .map(|(kind, backend, rate)| Clients::start(kind, haproxy.frontend(backend), rate));
-        let dynamic = Clients::start(Kind::Kept, haproxy.frontend("dynamic"), 20);
+                .map(|(kind, backend, rate)| Clients::new(kind, haproxy.frontend(backend), rate));
+        let dynamic = Clients::new(Kind::Kept, haproxy.frontend("dynamic"), 20);
         let fleet = Self {
             dir,
             url,
@@ -90,12 +90,7 @@ impl Fleet {
             dynamic,
             reloads: AtomicBool::new(false),
         };
-        fleet.pause_all();
         Some(fleet)
-    }
-
-    fn pause_all(&self) {
-        self.clients.iter().chain([&self.dynamic]).for_each(Clients::pause);
     }
 
     pub fn go_on(&self) {

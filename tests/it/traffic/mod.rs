@@ -180,7 +180,8 @@ impl Bare {
         }
         let clients =
             [(Kind::Fresh, "http", 60), (Kind::Kept, "http", 60), (Kind::Session, "plain", 4)]
-                .map(|(kind, backend, rate)| Clients::start(kind, haproxy.frontend(backend), rate));
+                .map(|(kind, backend, rate)| Clients::new(kind, haproxy.frontend(backend), rate));
+        clients.iter().for_each(Clients::go_on);
         let bare = Self { haproxy, servers, clients };
         bare.have_answered("sessions with every server", |tally| tally.answered > 300).await;
         assert_eq!(bare.take().iter().map(|tally| tally.failed).sum::<u64>(), 0);
