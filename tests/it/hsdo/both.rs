@@ -29,10 +29,12 @@ fn both_servers_come_to_agree_however_many_come_and_go() {
     let mut running = BTreeSet::from([1, 2, 3]);
     for _ in 0..soak(3, 30) {
         for _ in 0..random.rng.usize(1..4) {
-            running.insert(random.rng.u8(1..30));
-            if running.len() > 6 {
-                running.pop_first();
+            if running.len() > 3 {
+                let leaves = *running.iter().nth(random.rng.usize(..running.len())).unwrap();
+                running.remove(&leaves);
             }
+            running.extend([random.rng.u8(1..30), random.rng.u8(1..30)]);
+            running = running.into_iter().take(6).collect();
             site.run(&running.iter().copied().collect::<Vec<u8>>());
         }
         let now: Vec<u8> = running.iter().copied().collect();
