@@ -50,6 +50,7 @@ mod tests {
         let effective = |(path, value): &(&str, &str)| Effective {
             path: (*path).to_owned(),
             value: Some((*value).to_owned()),
+            written: None,
             origin: Origin::Default,
         };
         values.iter().map(effective).collect()

@@ -100,7 +100,8 @@ pub(super) struct SyntaxError {
     pub message: String,
 }
 
-fn read(path: &Path) -> std::io::Result<String> {
+/// Reads a configuration file, which is a text of a bounded length.
+pub fn read(path: &Path) -> std::io::Result<String> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_BYTES {

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::document::Document;
-use super::{ConfigError, Flags, LogFormat, LogSettings, Reader, Secret, show_choice};
+use super::{ConfigError, Flags, Layer, LogFormat, LogSettings, Reader, Secret, show_choice};
 
 /// What every command takes.
 #[derive(Debug, Clone, clap::Args)]
@@ -32,6 +32,10 @@ pub struct Globals {
     /// cannot be read twice.
     #[arg(skip)]
     first: Arc<Mutex<Option<Result<Document, ConfigError>>>>,
+
+    /// Another program's settings.
+    #[arg(skip)]
+    layer: Arc<Layer>,
 }
 
 impl Globals {
@@ -39,6 +43,12 @@ impl Globals {
     #[must_use]
     pub fn with_file(&self, file: PathBuf) -> Self {
         Self { config: Some(file), first: Arc::default(), ..self.clone() }
+    }
+
+    /// The same, with another program's settings below the file.
+    #[must_use]
+    pub fn over(&self, layer: Layer) -> Self {
+        Self { layer: Arc::new(layer), ..self.clone() }
     }
 
     /// A reader over the file, this process's environment and a command's flags, with the global
@@ -85,6 +95,6 @@ impl Globals {
             .set("store.url", "--store", self.store.as_ref().map(Secret::reveal))
             .set("log.format", "--log-format", self.log_format.as_ref().map(show_choice))
             .set("log.level", level.map_or("", |(flag, _)| flag), level.map(|(_, level)| level));
-        Reader::new(document, environment, flags)
+        Reader::new(document, environment, flags).over(self.layer.clone())
     }
 }

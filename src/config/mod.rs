@@ -1,5 +1,5 @@
-//! Settings from defaults < TOML file < `LBCTL_*` environment < flags, with every mistake reported
-//! at once.
+//! Settings from defaults < another program's settings, where asked for < TOML file < `LBCTL_*`
+//! environment < flags, with every mistake reported at once.
 //!
 //! Each command reads its settings by path, such as `discover.interval`; the environment's name for
 //! it is `LBCTL_DISCOVER_INTERVAL`. Members of lists of tables (`discover.backends[0].name`) come
@@ -8,6 +8,7 @@
 mod changes;
 mod document;
 mod globals;
+mod layer;
 mod logging;
 mod reader;
 mod setting;
@@ -15,15 +16,19 @@ mod source;
 #[cfg(test)]
 mod tests;
 mod unknown;
+mod write;
 
 pub use changes::{Change, changes};
-pub use document::DEFAULT_FILE;
+pub use document::{DEFAULT_FILE, read as read_file};
 pub use globals::Globals;
+pub use layer::Layer;
 pub use logging::{LogFormat, LogLevel, LogSettings};
 pub use reader::{ConfigError, Reader};
 pub use setting::{Kind, Secret, Setting, parse_choice, show_choice};
 pub(crate) use setting::{choice_setting, describe, from_str_setting};
-pub use source::{Effective, Flags, Origin};
+pub use source::{Effective, Flags, Origin, Place};
+pub use unknown::nearest;
+pub use write::as_toml;
 
 /// The top-level tables a file may have.
 pub const SECTIONS: &[&str] =

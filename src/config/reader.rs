@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::document::{Document, Node, Value};
+use super::layer::{Layer, Note, NoteKind};
 use super::source::{Effective, Flags, Origin, variable_name, variables};
 use super::unknown::Unknown;
 use super::{Kind, Setting, setting};
@@ -31,6 +33,7 @@ impl From<ConfigError> for CommandError {
 /// Reads settings by path and gathers mistakes; [`Reader::finish`] reports them all.
 pub struct Reader {
     document: Document,
+    layer: Arc<Layer>,
     environment: BTreeMap<String, String>,
     flags: Flags,
     /// Every path that was asked for, whatever was found.
@@ -41,6 +44,8 @@ pub struct Reader {
     warnings: BTreeSet<String>,
     effective: Vec<Effective>,
     aside: bool,
+    /// The sections that were read otherwise.
+    used: BTreeSet<String>,
 }
 
 /// Without what was read: a password may be among it.
@@ -67,6 +72,7 @@ impl Reader {
     ) -> Self {
         let mut reader = Self {
             document,
+            layer: Arc::default(),
             environment: variables(environment),
             flags,
             known: BTreeSet::new(),
@@ -75,11 +81,18 @@ impl Reader {
             warnings: BTreeSet::new(),
             effective: Vec::new(),
             aside: false,
+            used: BTreeSet::new(),
         };
         for mistake in std::mem::take(&mut reader.document.mistakes) {
             reader.problem_at(mistake.line, &mistake.message);
         }
         reader
+    }
+
+    /// Puts another program's settings between the defaults and the file.
+    #[must_use]
+    pub fn over(self, layer: Arc<Layer>) -> Self {
+        Self { layer, ..self }
     }
 
     /// A setting with a default.
@@ -88,7 +101,7 @@ impl Reader {
             Found::Value(value) => value,
             Found::Mistake => default,
             Found::Nothing => {
-                self.note(path, Some(default.show()), Origin::Default);
+                self.note(path, Some(&default), Origin::Default);
                 default
             }
         }
@@ -100,7 +113,7 @@ impl Reader {
             Found::Value(value) => Some(value),
             Found::Mistake => None,
             Found::Nothing => {
-                self.note(path, None, Origin::Default);
+                self.note(path, None::<&T>, Origin::Default);
                 None
             }
         }
@@ -113,7 +126,7 @@ impl Reader {
             Found::Mistake => None,
             Found::Nothing => {
                 self.problem(path, format!("{path} is not set{}", self.ways(path)));
-                self.note(path, None, Origin::Default);
+                self.note(path, None::<&T>, Origin::Default);
                 None
             }
         }
@@ -136,15 +149,19 @@ impl Reader {
     /// The members of a list of tables, as paths: `discover.backends[0]`, ….
     pub fn tables(&mut self, path: &str) -> Vec<String> {
         self.known_lists.insert(path.to_owned());
+        let members = |count| (0..count).map(|index| format!("{path}[{index}]")).collect();
         let Some(Node { line, value }) = self.node(path) else {
-            return Vec::new();
+            return members(self.layer.tables(path));
         };
+        let line = *line;
         match value {
             Value::List(items) if items.iter().all(Node::is_table) => {
-                (0..items.len()).map(|index| format!("{path}[{index}]")).collect()
+                let members = members(items.len());
+                self.refuse_clash(path, line);
+                members
             }
             _ => {
-                self.problem_at(*line, &format!("{path} must be written as [[{path}]] tables"));
+                self.problem_at(line, &format!("{path} must be written as [[{path}]] tables"));
                 Vec::new()
             }
         }
@@ -154,6 +171,7 @@ impl Reader {
     pub fn mentions(&self, section: &str) -> bool {
         let variables = format!("{}_", variable_name(section));
         self.node(section).is_some()
+            || self.layer.speaks_of(section)
             || self.environment.keys().any(|name| name.starts_with(&variables))
             || self.flags.paths().any(|path| is_within(path, section))
     }
@@ -169,12 +187,17 @@ impl Reader {
 
     /// Records a contradiction, at the line or other origin of the setting it is about.
     pub fn problem(&mut self, path: &str, message: impl fmt::Display) {
-        if self.aside {
+        if self.aside || self.layer.notes().iter().any(|note| self.explains(note, path)) {
             return;
         }
-        if let Some(origin @ (Origin::Environment(_) | Origin::Flag(_))) = self.origin(path) {
-            let text = format!("{origin}: {message}");
-            return self.problems.push((0, text));
+        let foreign = || self.layer.origin_within(path).filter(|_| self.node(path).is_none());
+        let origin = self.origin(path).filter(|origin| **origin != Origin::Default);
+        match origin.or_else(foreign) {
+            None | Some(Origin::File { .. }) => {}
+            Some(origin) => {
+                let problem = (origin.line(), format!("{origin}: {message}"));
+                return self.problems.push(problem);
+            }
         }
         let line = self.nearest_line(path).unwrap_or(0);
         self.problem_at(line, &message.to_string());
@@ -189,6 +212,15 @@ impl Reader {
     /// setting that was read. Variables that set nothing are only warned of, since a container
     /// platform may have put them there.
     pub fn finish(mut self) -> Result<Vec<Effective>, ConfigError> {
+        for note in self.layer.clone().notes() {
+            match note.kind {
+                _ if !self.counts(note) => {}
+                NoteKind::Warning => self.warn(&note.text),
+                NoteKind::Contradiction | NoteKind::Mistake => {
+                    self.problems.push((note.line, note.text.clone()));
+                }
+            }
+        }
         let unknown = Unknown { known: &self.known, known_lists: &self.known_lists };
         let mistakes = unknown.keys(&self.document.tree);
         for warning in unknown.variables(self.environment.keys()).iter().chain(&self.warnings) {
@@ -208,11 +240,17 @@ impl Reader {
     /// The value from the strongest source; a mistake in a weaker one is a mistake too.
     fn lookup<T: Setting>(&mut self, path: &str) -> Found<T> {
         self.known.insert(path.to_owned());
+        if !self.aside {
+            self.used.insert(section_of(path).to_owned());
+        }
+        if let Some(line) = self.node(path).map(|node| node.line) {
+            self.refuse_clash(path, line);
+        }
         let mut found = Found::Nothing;
         for (text, origin) in self.written::<T>(path) {
             match text.and_then(|text| T::parse(&text)) {
                 Ok(value) if matches!(found, Found::Nothing) => {
-                    self.note(path, Some(value.show()), origin);
+                    self.note(path, Some(&value), origin);
                     found = Found::Value(value);
                 }
                 Ok(_) => {}
@@ -242,12 +280,47 @@ impl Reader {
             let origin = Origin::File { path: file, line: node.line };
             texts.push((text_of(node, T::KINDS), origin));
         }
+        if let Some((text, origin)) = self.layer.get(path) {
+            texts.push((Ok(text.clone()), origin.clone()));
+        }
         texts
     }
 
-    fn note(&mut self, path: &str, value: Option<String>, origin: Origin) {
+    /// Two files that say the same thing would be at odds sooner or later.
+    fn refuse_clash(&mut self, path: &str, line: usize) {
+        let origin = self.layer.origin_within(path).filter(|origin| origin.is_written());
+        if let Some(origin) = origin {
+            let text = format!("{path} is set here and by {origin}: leave out one of the two");
+            self.problem_at(line, &text);
+        }
+    }
+
+    /// Whether a note on another program's setting is to be said.
+    fn counts(&self, note: &Note) -> bool {
+        let section = section_of(&note.path);
+        let is_read = self.known.iter().any(|known| is_within(known, section));
+        let origin = self.origin(&note.path).unwrap_or(&Origin::Default);
+        let holds = matches!(origin, Origin::Default | Origin::Foreign { .. });
+        match note.kind {
+            _ if section.is_empty() => true,
+            NoteKind::Warning => is_read && holds,
+            NoteKind::Contradiction => self.used.contains(section) && holds,
+            NoteKind::Mistake => is_read,
+        }
+    }
+
+    /// Whether a note says already why a setting is missing; that of a list's member is missing in
+    /// its section, too.
+    fn explains(&self, note: &Note, path: &str) -> bool {
+        let name = path.rsplit_once('.').map_or(path, |(_, name)| name);
+        let common = format!("{}.{name}", section_of(path));
+        let is_meant = note.path == path || note.path == common;
+        is_meant && note.kind != NoteKind::Warning && self.counts(note)
+    }
+
+    fn note(&mut self, path: &str, value: Option<&impl Setting>, origin: Origin) {
         if !self.effective.iter().any(|e| e.path == path) {
-            self.effective.push(Effective { path: path.to_owned(), value, origin });
+            self.effective.push(Effective::new(path, value, origin));
         }
     }
 
@@ -296,6 +369,10 @@ enum Found<T> {
 /// Whether a path is the given one or below it.
 pub(super) fn is_within(path: &str, above: &str) -> bool {
     path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
+fn section_of(path: &str) -> &str {
+    path.split(['.', '[']).next().unwrap_or(path)
 }
 
 fn text_of(node: &Node, kinds: &[Kind]) -> Result<String, String> {

@@ -35,9 +35,22 @@ pub trait Setting: Sized {
 
     fn parse(text: &str) -> Result<Self, String>;
 
-    /// As `config show` prints it; a secret answers a mask.
+    /// As `config show` prints it; a secret answers [`MASK`].
     fn show(&self) -> String;
+
+    /// As it is written in TOML; `None` for what has a secret in it.
+    fn write(&self) -> Option<String> {
+        let shown = self.show();
+        match Self::KINDS.first() {
+            _ if shown.contains(MASK) => None,
+            Some(Kind::Integer | Kind::Float | Kind::Bool) => Some(shown),
+            _ => Some(toml::Value::String(shown).to_string()),
+        }
+    }
 }
+
+/// What is shown in place of a secret.
+pub const MASK: &str = "***";
 
 /// Settings that are read by `FromStr` and shown by `Display`.
 macro_rules! from_str_setting {
@@ -147,6 +160,11 @@ impl<T: Setting> Setting for Vec<T> {
     fn show(&self) -> String {
         self.iter().map(T::show).collect::<Vec<_>>().join(",")
     }
+
+    fn write(&self) -> Option<String> {
+        let items: Vec<String> = self.iter().map(T::write).collect::<Option<_>>()?;
+        Some(format!("[{}]", items.join(", ")))
+    }
 }
 
 /// Ends each item of a list from the file, so that an item may have a comma in it.
@@ -223,6 +241,6 @@ impl Setting for Secret {
     }
 
     fn show(&self) -> String {
-        "***".into()
+        MASK.into()
     }
 }

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use super::Setting;
+use super::reader::is_within;
+
 /// Settings given on the command line: by path, with the flag's name for messages.
 #[derive(Clone, Default)]
 pub struct Flags {
@@ -53,18 +56,45 @@ impl fmt::Debug for Flags {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     Default,
-    File { path: PathBuf, line: usize },
+    File {
+        path: PathBuf,
+        line: usize,
+    },
     Environment(String),
     Flag(&'static str),
+    /// A setting of another program, translated.
+    Foreign {
+        name: &'static str,
+        place: Place,
+    },
+}
+
+/// Where another program's setting was set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// Nowhere: that program's own default.
+    Default,
+    Environment,
+    File {
+        path: PathBuf,
+        line: usize,
+    },
 }
 
 impl Origin {
-    /// The line in the file; 0 for what is not from there.
+    /// The line in its file; 0 for what is from none.
     pub(super) fn line(&self) -> usize {
         match self {
-            Self::File { line, .. } => *line,
-            Self::Default | Self::Environment(_) | Self::Flag(_) => 0,
+            Self::File { line, .. } | Self::Foreign { place: Place::File { line, .. }, .. } => {
+                *line
+            }
+            Self::Default | Self::Environment(_) | Self::Flag(_) | Self::Foreign { .. } => 0,
         }
+    }
+
+    /// Whether somebody has written the value.
+    pub fn is_written(&self) -> bool {
+        !matches!(self, Self::Default | Self::Foreign { place: Place::Default, .. })
     }
 }
 
@@ -75,6 +105,11 @@ impl fmt::Display for Origin {
             Self::File { path, line } => write!(f, "{}:{line}", path.display()),
             Self::Environment(name) => f.write_str(name),
             Self::Flag(flag) => f.write_str(flag),
+            Self::Foreign { name, place: Place::Default } => write!(f, "default of {name}"),
+            Self::Foreign { name, place: Place::Environment } => f.write_str(name),
+            Self::Foreign { name, place: Place::File { path, line } } => {
+                write!(f, "{}:{line}: {name}", path.display())
+            }
         }
     }
 }
@@ -85,7 +120,21 @@ pub struct Effective {
     pub path: String,
     /// Masked where it is a secret; `None` where it is not set.
     pub value: Option<String>,
+    /// As it stands behind the `=` in a file; `None` where it is not set, or has a secret in it.
+    pub written: Option<String>,
     pub origin: Origin,
+}
+
+impl Effective {
+    pub(super) fn new(path: &str, value: Option<&impl Setting>, origin: Origin) -> Self {
+        let written = value.and_then(Setting::write);
+        Self { path: path.to_owned(), value: value.map(Setting::show), written, origin }
+    }
+
+    /// Whether it is this setting, or one of this section.
+    pub fn is_of(&self, path: &str) -> bool {
+        is_within(&self.path, path)
+    }
 }
 
 /// The variables that can be settings: `LBCTL_…`. An empty one counts as not set, since that is

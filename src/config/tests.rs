@@ -13,13 +13,14 @@ struct Case {
     folder: tempfile::TempDir,
     environment: Vec<(String, String)>,
     flags: Flags,
+    layer: Layer,
 }
 
 impl Case {
     fn file(text: impl AsRef<[u8]>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("lbctl.toml"), text).unwrap();
-        Self { folder, environment: Vec::new(), flags: Flags::new() }
+        Self { folder, environment: Vec::new(), flags: Flags::new(), layer: Layer::default() }
     }
 
     fn variable(mut self, name: &str, value: &str) -> Self {
@@ -32,12 +33,18 @@ impl Case {
         self
     }
 
+    fn foreign(mut self, path: &str, text: &str, origin: Origin) -> Self {
+        self.layer.set(path, text, origin);
+        self
+    }
+
     fn path(&self) -> PathBuf {
         self.folder.path().join("lbctl.toml")
     }
 
     fn load(&self) -> Result<Reader, ConfigError> {
-        Reader::load(Some(&self.path()), self.environment.clone(), self.flags.clone())
+        let reader = Reader::load(Some(&self.path()), self.environment.clone(), self.flags.clone());
+        reader.map(|reader| reader.over(self.layer.clone().into()))
     }
 
     /// Reads the settings of this test, and answers them or the mistakes without the folder.
@@ -400,6 +407,124 @@ fn hostile_files_end_in_mistakes() {
         let start: String = text.chars().take(20).collect();
         assert!(Case::file(text).read(interval).is_err(), "{start}… was accepted");
     }
+}
+
+/// A setting of another program, in line 3 of its file.
+fn theirs() -> Origin {
+    let place = Place::File { path: "their.yaml".into(), line: 3 };
+    Origin::Foreign { name: "THEIRS", place }
+}
+
+fn their_default() -> Origin {
+    Origin::Foreign { name: "THEIRS", place: Place::Default }
+}
+
+#[test]
+fn another_programs_settings_stand_between_defaults_and_file() {
+    let over = |file: &str| Case::file(file).foreign("discover.interval", "7s", their_default());
+    let (value, effective) = over("").read(interval).unwrap();
+    assert_eq!(value, Duration::from_secs(7));
+    assert_eq!(effective[0].origin.to_string(), "default of THEIRS");
+    assert_eq!(over("[discover]\ninterval = 1\n").read(interval).unwrap().0.as_secs(), 1);
+    let written = || Case::file("").foreign("discover.interval", "7s", theirs());
+    let (_, effective) = written().read(interval).unwrap();
+    assert_eq!(effective[0].origin.to_string(), "their.yaml:3: THEIRS");
+    let variable = written().variable("LBCTL_DISCOVER_INTERVAL", "2s");
+    assert_eq!(variable.read(interval).unwrap().0.as_secs(), 2);
+}
+
+#[test]
+fn what_both_files_set_is_a_mistake_that_names_both() {
+    let case =
+        Case::file("[discover]\ninterval = 1\n").foreign("discover.interval", "7s", theirs());
+    assert_eq!(
+        mistakes(case, interval),
+        [
+            "lbctl.toml:2: discover.interval is set here and by their.yaml:3: THEIRS: leave out one of the two"
+        ]
+    );
+    let list = "[[discover.backends]]\nname = \"a\"\n";
+    let case = Case::file(list).foreign("discover.backends[0].name", "b", theirs());
+    let found = mistakes(case, backends);
+    assert!(
+        found[0].starts_with("lbctl.toml:1: discover.backends is set here and by"),
+        "{found:?}"
+    );
+    let other = Case::file("[serve]\nport = 1\n").foreign("discover.interval", "7s", theirs());
+    assert!(other.read(interval).is_ok());
+}
+
+#[test]
+fn another_program_may_have_lists_of_tables() {
+    let case = Case::file("")
+        .foreign("discover.backends[0].name", "a", theirs())
+        .foreign("discover.backends[1].name", "b", theirs())
+        .foreign("discover.backends[1].tags", "x,y", theirs());
+    let read = case.read(backends).unwrap().0;
+    assert_eq!(read[0], (Some("a".into()), vec![]));
+    assert_eq!(read[1], (Some("b".into()), vec!["x".into(), "y".into()]));
+}
+
+#[test]
+fn mistakes_in_another_programs_settings_name_it() {
+    let case = Case::file("").foreign("discover.interval", "soon", theirs()).foreign(
+        "discover.backends[0].name",
+        "a",
+        theirs(),
+    );
+    let found = mistakes(case, |reader| {
+        interval(reader);
+        backends(reader);
+        reader.problem("discover.backends[0]", "is not wanted");
+    });
+    assert_eq!(
+        found,
+        [
+            "their.yaml:3: THEIRS: discover.interval: \"soon\" is not a duration such as 250ms, 10s or 1m30s",
+            "their.yaml:3: THEIRS: is not wanted",
+        ]
+    );
+}
+
+#[test]
+fn what_another_program_lacks_is_said_where_it_is_used_and_instead_of_what_follows() {
+    let case = |flag: Option<&str>| {
+        let mut case = Case::file("");
+        case.flags = case.flags.set("discover.source", "--source", flag);
+        case.layer.contradiction("discover.source", &their_default(), "is not set");
+        case
+    };
+    let source = |reader: &mut Reader| {
+        if reader.find::<String>("discover.source").is_none() {
+            reader.problem("discover.backends[0].source", "there is no source");
+        }
+    };
+    assert_eq!(mistakes(case(None), source), ["THEIRS: is not set"]);
+    assert!(case(Some("x")).read(source).is_ok());
+    assert!(case(None).read(|reader| reader.aside(source)).is_ok());
+    assert!(case(None).read(|reader| reader.find::<String>("serve.id")).is_ok());
+}
+
+#[test]
+fn settings_are_written_as_a_file_that_means_the_same() {
+    let text = "[serve]\nport = 5\n\n[discover]\ninterval = \"1m30s\"\nshare = 0.5\non = true\n\
+                [[discover.backends]]\nname = \"a\\\"b\"\ntags = [\"x,y\", \"z\"]\n\
+                [store]\npassword = \"hunter2\"\n";
+    let read = |reader: &mut Reader| {
+        let all = (backends(reader), interval(reader), reader.get("discover.share", 1.0));
+        let rest = (reader.get("discover.on", false), reader.get("serve.port", 1_u16));
+        reader.find::<Secret>("store.password");
+        (all, rest)
+    };
+    let (before, effective) = Case::file(text).read(read).unwrap();
+    let written = as_toml(&effective);
+    assert!(
+        !written.contains("hunter2") && written.contains("# password has a secret"),
+        "{written}"
+    );
+    let (after, again) = Case::file(&written).read(read).unwrap();
+    assert_eq!(after, before, "{written}");
+    assert_eq!(again.len(), effective.len());
 }
 
 proptest! {

@@ -7,8 +7,8 @@ use super::document::{Node, Value};
 use super::reader::is_within;
 use super::source::variable_name;
 
-/// Variables that are no settings: the log filter and the file's name.
-const OTHER_VARIABLES: &[&str] = &["LBCTL_LOG", "LBCTL_CONFIG"];
+/// Variables that are no settings: the log filter and the files' names.
+const OTHER_VARIABLES: &[&str] = &["LBCTL_LOG", "LBCTL_CONFIG", "LBCTL_HSDO_CONFIG"];
 
 /// How alike two names are, from 0 to 1, for one to be taken for the other.
 const ALIKE: f64 = 0.7;
@@ -115,7 +115,8 @@ fn unknown_setting(path: &str, meant: Option<String>) -> String {
     format!("unknown setting {path}{guess}")
 }
 
-fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<String> {
+/// The name that was probably meant.
+pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<String> {
     candidates
         .map(|candidate| (strsim::normalized_damerau_levenshtein(name, candidate), candidate))
         .filter(|(likeness, _)| *likeness >= ALIKE)

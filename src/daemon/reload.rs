@@ -1,7 +1,7 @@
 use std::fmt;
 
 use super::telemetry;
-use crate::config::{Change, Effective, LogLevel, Setting as _, changes};
+use crate::config::{Change, Effective, LogLevel, Origin, Setting as _, changes};
 use crate::error::CommandResult;
 
 type Read<S> = Box<dyn Fn() -> CommandResult<(S, Vec<Effective>)> + Send + Sync>;
@@ -22,6 +22,7 @@ impl<S> Reload<S> {
         read: impl Fn() -> CommandResult<(S, Vec<Effective>)> + Send + Sync + 'static,
     ) -> CommandResult<(S, Self)> {
         let (settings, effective) = read()?;
+        set_foreign_log_level(&effective);
         Ok((settings, Self { read: Box::new(read), fixed, effective }))
     }
 
@@ -62,6 +63,15 @@ impl<S> Reload<S> {
         {
             telemetry::set_level(level);
         }
+    }
+}
+
+/// Logging was started before another program's settings were read.
+fn set_foreign_log_level(effective: &[Effective]) {
+    let level = effective.iter().find(|e| e.path == "log.level");
+    let level = level.filter(|e| matches!(e.origin, Origin::Foreign { .. }));
+    if let Some(level) = level.and_then(|e| LogLevel::parse(e.value.as_deref()?).ok()) {
+        telemetry::set_level(level);
     }
 }
 
