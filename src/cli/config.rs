@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use crate::config::{Effective, Flags, Globals, Reader};
+use crate::config::{self, Effective, Flags, Globals, Origin, Reader, SECTIONS};
 use crate::error::{CommandError, CommandResult};
-use crate::output::{self, OutputFormat};
+use crate::hsdo::HsdoArgs;
+use crate::output;
 use crate::store::StoreSettings;
 use crate::{discover, register, serve, sync_haproxy};
 
@@ -41,6 +42,9 @@ pub struct Check {
     /// The file [default: that of --config]
     #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub hsdo: HsdoArgs,
 }
 
 /// Show every setting as it holds, and where it came from
@@ -50,11 +54,29 @@ pub struct Check {
 #[command(after_help = "\
 Examples:
   lbctl config show
-  lbctl --config ./lbctl.toml config show --output json | jq '.[] | select(.from != \"default\")'")]
+  lbctl --config ./lbctl.toml config show --output json | jq '.[] | select(.from != \"default\")'
+
+  # HSDO's settings as a file for lbctl
+  lbctl config show --hsdo-config conf/env.yaml --output toml > lbctl.toml")]
 pub struct Show {
-    /// For people or for programs
+    /// How they are printed
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
-    pub output: OutputFormat,
+    pub output: Format,
+
+    #[command(flatten)]
+    pub hsdo: HsdoArgs,
+}
+
+/// How settings are printed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people: aligned columns, coloured on a terminal.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+    /// As a file that sets what is set now, without the secrets.
+    Toml,
 }
 
 impl Args {
@@ -69,37 +91,55 @@ impl Args {
 
 impl Check {
     fn run(self, globals: &Globals) -> CommandResult {
-        let Self { file } = self;
+        let Self { file, hsdo } = self;
+        let globals = hsdo.over(globals)?;
         let settings = match file {
-            Some(file) => read(&globals.with_file(file))?,
-            None => read(globals)?,
+            Some(file) => read(&globals.with_file(file))?.settings,
+            None => read(&globals)?.settings,
         };
-        let set = settings.iter().filter(|s| s.origin != crate::config::Origin::Default).count();
+        let set = settings.iter().filter(|s| s.origin != Origin::Default).count();
         output::print(&format!("no mistakes; {set} of {} settings are set\n", settings.len()))
     }
 }
 
 impl Show {
     fn run(self, globals: &Globals) -> CommandResult {
-        let Self { output } = self;
-        let settings = read(globals)?;
+        let Self { output, hsdo } = self;
+        let shown = read(&hsdo.over(globals)?)?;
         match output {
-            OutputFormat::Table => output::print(&table(&settings)),
-            OutputFormat::Json => output::print_json(&list(&settings)),
+            Format::Table => output::print(&table(&shown.settings)),
+            Format::Json => output::print_json(&list(&shown.settings)),
+            Format::Toml => output::print(&config::as_toml(&shown.of_meant_sections())),
         }
     }
 }
 
+/// The settings of all commands.
+struct Shown {
+    settings: Vec<Effective>,
+    /// The sections that somebody has set something in.
+    meant: Vec<&'static str>,
+}
+
+impl Shown {
+    fn of_meant_sections(self) -> Vec<Effective> {
+        let is_meant = |s: &Effective| self.meant.iter().any(|section| s.is_of(section));
+        self.settings.iter().filter(|s| is_meant(s)).cloned().collect()
+    }
+}
+
 /// Reads the settings of all commands.
-fn read(globals: &Globals) -> Result<Vec<Effective>, CommandError> {
+fn read(globals: &Globals) -> Result<Shown, CommandError> {
     let mut reader = globals.reader(Flags::new())?;
+    let is_meant = |section: &&str| reader.mentions(section) || ["store", "log"].contains(section);
+    let meant = SECTIONS.iter().copied().filter(is_meant).collect();
     StoreSettings::read(&mut reader);
     section(&mut reader, "serve", |reader| drop(serve::Settings::read(reader)));
     // What it registers is said on its command line.
     reader.aside(register::Settings::read);
     section(&mut reader, "discover", |reader| drop(discover::Settings::read(reader)));
     section(&mut reader, "sync-haproxy", |reader| drop(sync_haproxy::Settings::read(reader)));
-    Ok(reader.finish()?)
+    Ok(Shown { settings: reader.finish()?, meant })
 }
 
 /// Reads the settings of one command; strictly only where somebody has set one of them.
@@ -109,13 +149,13 @@ fn section(reader: &mut Reader, name: &str, read: impl FnOnce(&mut Reader)) {
 
 fn table(settings: &[Effective]) -> String {
     let mut table = output::table(["SETTING", "VALUE", "FROM"]);
-    for Effective { path, value, origin } in settings {
+    for Effective { path, value, origin, .. } in settings {
         table.add_row([path, value.as_deref().unwrap_or("-"), &origin.to_string()]);
     }
     output::render(&table)
 }
 
 fn list(settings: &[Effective]) -> serde_json::Value {
-    let one = |Effective { path, value, origin }: &Effective| json!({ "setting": path, "value": value, "from": origin.to_string() });
+    let one = |Effective { path, value, origin, .. }: &Effective| json!({ "setting": path, "value": value, "from": origin.to_string() });
     settings.iter().map(one).collect()
 }

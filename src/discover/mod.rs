@@ -17,7 +17,7 @@ pub use settings::{BackendSettings, Confirm, Settings};
 use crate::config::{Effective, Flags, Globals};
 use crate::daemon::{self, DaemonArgs, Reload};
 use crate::error::{CommandError, CommandResult, Kind};
-use crate::hsdo::LayoutFlags;
+use crate::hsdo::{HsdoArgs, LayoutFlags};
 use crate::output::{OutputFormat, print, print_json};
 use output::PlannedBackend;
 
@@ -57,6 +57,9 @@ Examples:
   lbctl discover --backend web --source file:/etc/lbctl/web.json --slots 10 \\
       --table-layout hsdo --hsdo-table hsdo-web
 
+  # In place of HSDO's server, as HSDO is set
+  lbctl discover --hsdo-config conf/env.yaml
+
   # What would change?
   lbctl discover --config /etc/lbctl/lbctl.toml --dry-run";
 
@@ -95,6 +98,9 @@ pub struct Args {
 
     #[command(flatten)]
     tuning: Tuning,
+
+    #[command(flatten)]
+    hsdo: HsdoArgs,
 
     #[command(flatten)]
     daemon: DaemonArgs,
@@ -168,10 +174,11 @@ struct Tuning {
 
 impl Args {
     pub async fn run(self, globals: &Globals) -> CommandResult {
-        let Self { backend, source, slots, once, dry_run, output, tuning, daemon: flags } = self;
+        let Self { backend, source, slots, once, dry_run, output, tuning, hsdo, daemon: flags } =
+            self;
         let given = Given { backend, source, slots, tuning, daemon: flags };
         let globals = globals.clone();
-        let (settings, reload) = Reload::start(FIXED, move || given.read(&globals))?;
+        let (settings, reload) = Reload::start(FIXED, move || given.read(&hsdo.over(&globals)?))?;
         if dry_run {
             return show(output, &driver::dry_run(settings).await?);
         }

@@ -30,7 +30,7 @@ use std::path::PathBuf;
 use crate::config::{Effective, Flags, Globals, Setting as _};
 use crate::daemon::{self, DaemonArgs, Reload};
 use crate::error::CommandResult;
-use crate::hsdo::LayoutFlags;
+use crate::hsdo::{HsdoArgs, LayoutFlags};
 use crate::output::OutputFormat;
 pub use feed::{View, Views};
 pub use pass::{Engine, Pass};
@@ -107,6 +107,9 @@ pub struct Args {
     aws_region: Option<String>,
 
     #[command(flatten)]
+    hsdo: HsdoArgs,
+
+    #[command(flatten)]
     daemon: DaemonArgs,
 }
 
@@ -126,6 +129,9 @@ Examples:
   # In place of HSDO's client, beside HSDO's server
   lbctl sync-haproxy --socket /run/haproxy/admin.sock --backend app/srv --port 80 \\
       --table-layout hsdo --hsdo-table hsdo-web
+
+  # In place of HSDO's client, as HSDO is set
+  lbctl sync-haproxy --hsdo-config conf/env.yaml
 
 Exit codes: 0 done, 1 not converged, 69 the store or HAProxy is unavailable, 78 configuration.";
 
@@ -156,6 +162,7 @@ impl Args {
             layout,
             table_poll,
             aws_region,
+            hsdo,
             daemon,
         } = self;
         let flags = Flags::new()
@@ -173,7 +180,8 @@ impl Args {
         let flags = layout.set("sync-haproxy", flags);
         let flags = daemon.flags("sync-haproxy", flags);
         let globals = globals.clone();
-        let (settings, reload) = Reload::start(FIXED, move || read(&globals, flags.clone()))?;
+        let (settings, reload) =
+            Reload::start(FIXED, move || read(&hsdo.over(&globals)?, flags.clone()))?;
         let store = settings.store.open().await?;
         if dry_run {
             return Box::pin(once::preview(&settings, &store, output)).await;
