@@ -129,7 +129,15 @@ struct Entry {
     path: String,
     main: Target,
     filter: Filter,
-    fallback: Option<(BackendRef, Takes)>,
+    fallback: Option<Fallback>,
+}
+
+/// The backend for what others leave over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Fallback {
+    backend: BackendRef,
+    takes: Takes,
+    port: Option<u16>,
 }
 
 impl Entry {
@@ -145,28 +153,39 @@ impl Entry {
             TableLayout::Lbctl => reader.require::<BackendName>(&at("from")),
             TableLayout::Hsdo => hsdo.and_then(|hsdo| hsdo.name(reader, &at("from"))),
         };
-        let port = reader.find::<u16>(&at("port"));
-        match port {
-            Some(0) => reader.problem(&at("port"), "port 0 cannot be connected to"),
-            None if layout == TableLayout::Hsdo => {
-                let message =
-                    "HSDO's table has no ports: set port to the one its servers listen on";
-                reader.problem(&at("port"), message);
-            }
-            _ => {}
+        let port = port(reader, &at("port"));
+        if port.is_none() && layout == TableLayout::Hsdo {
+            let message = "HSDO's table has no ports: set port to the one its servers listen on";
+            reader.problem(&at("port"), message);
         }
         let filter = Filter {
             groups: reader.get(&at("groups"), Vec::new()),
             zones: reader.get(&at("zones"), Vec::new()),
         };
         let mode = mode(reader, &path);
-        let fallback = reader.find::<BackendRef>(&at("fallback"));
-        let takes = fallback.as_ref().map(|_| reader.get(&at("fallback-takes"), Takes::Rest));
+        let fallback = Fallback::read(reader, &path, port);
         let backend = backend?;
         let takes_all = Selector::Matching(filter.clone());
         let main = target(backend, from?, port, takes_all, mode);
-        Some(Self { path, main, filter, fallback: fallback.zip(takes) })
+        Some(Self { path, main, filter, fallback })
     }
+}
+
+impl Fallback {
+    fn read(reader: &mut Reader, path: &str, port_of_main: Option<u16>) -> Option<Self> {
+        let backend = reader.find(&format!("{path}.fallback"))?;
+        let takes = reader.get(&format!("{path}.fallback-takes"), Takes::Rest);
+        let port = port(reader, &format!("{path}.fallback-port")).or(port_of_main);
+        Some(Self { backend, takes, port })
+    }
+}
+
+fn port(reader: &mut Reader, path: &str) -> Option<u16> {
+    let port = reader.find(path);
+    if port == Some(0) {
+        reader.problem(path, "port 0 cannot be connected to");
+    }
+    port
 }
 
 /// One HSDO table feeds all of them.
@@ -224,8 +243,8 @@ fn expand(reader: &mut Reader, entries: &[Entry]) -> Vec<(Target, String)> {
         entries.iter().map(|entry| (entry.main.clone(), entry.path.clone())).collect();
     let mut fallbacks: BTreeMap<&BackendName, Vec<&Entry>> = BTreeMap::new();
     for entry in entries {
-        if let Some((fallback, _)) = &entry.fallback {
-            fallbacks.entry(&fallback.backend).or_default().push(entry);
+        if let Some(Fallback { backend, .. }) = &entry.fallback {
+            fallbacks.entry(&backend.backend).or_default().push(entry);
         }
     }
     for sharing in fallbacks.into_values() {
@@ -236,16 +255,16 @@ fn expand(reader: &mut Reader, entries: &[Entry]) -> Vec<(Target, String)> {
 
 fn fallback(reader: &mut Reader, sharing: &[&Entry]) -> Option<(Target, String)> {
     let first = sharing.first()?;
-    let (backend, takes) = first.fallback.clone()?;
+    let Fallback { backend, takes, port } = first.fallback.clone()?;
     let same = |other: &&Entry| {
         other.fallback == first.fallback
-            && (&other.main.from, other.main.port, &other.main.mode)
-                == (&first.main.from, first.main.port, &first.main.mode)
+            && (&other.main.from, &other.main.mode) == (&first.main.from, &first.main.mode)
     };
     let path = format!("{}.fallback", first.path);
     if let Some(other) = sharing.iter().find(|other| !same(other)) {
         let message = format!(
-            "entries that share fallback {} must agree in from, port, mode and fallback-takes",
+            "entries that share fallback {} must agree in from, mode, fallback-takes and \
+             fallback-port (or port)",
             backend.backend
         );
         reader.problem(&format!("{}.fallback", other.path), message);
@@ -256,7 +275,7 @@ fn fallback(reader: &mut Reader, sharing: &[&Entry]) -> Option<(Target, String)>
     };
     let main = &first.main;
     let takes = Selector::NoneOf(filters);
-    Some((target(backend, main.from.clone(), main.port, takes, main.mode.clone()), path))
+    Some((target(backend, main.from.clone(), port, takes, main.mode.clone()), path))
 }
 
 /// Two tables in one HAProxy backend would undo each other's work for ever.
@@ -367,6 +386,59 @@ mod tests {
         let mine = Endpoint { group: Some("g".parse().unwrap()), ..endpoint("e") };
         assert!(settings.targets.iter().all(|target| target.takes.takes(&mine)));
         assert_eq!(settings.targets.len(), 2);
+    }
+
+    #[test]
+    fn a_fallback_may_have_a_port_of_its_own() {
+        let entry = |name: &str, port: u16| {
+            format!(
+                "[[sync-haproxy.backends]]\nbackend = \"{name}\"\nfrom = \"web\"\nport = {port}\n\
+                 fallback = \"f\"\nfallback-port = 90\n"
+            )
+        };
+        let settings = with(&(entry("a", 80) + &entry("b", 81))).unwrap();
+        let ports: Vec<_> = settings.targets.iter().map(|t| t.port.unwrap()).collect();
+        assert_eq!(ports, [80, 81, 90]);
+        let error = with(&entry("a", 80).replace("90", "0")).unwrap_err();
+        assert!(error.contains("lbctl.toml:9: port 0 cannot"), "{error}");
+    }
+
+    /// HSDO's README: a server of the groups is in the main backends, another one in the fallback.
+    #[test]
+    fn hsdos_client_takes_what_hsdo_takes() {
+        let list = "{a: {baseName: s, serverPort: 81}, b: {baseName: t, serverPort: 82}}";
+        let read = |more: &str| {
+            let text = format!(
+                "CLIENT_HAPROXY_BACKEND_LIST: {list}\nCLIENT_ASG_NAMES: mine\n\
+                 CLIENT_HAPROXY_FALLBACK_BACKEND_NAME: f\n\
+                 CLIENT_HAPROXY_FALLBACK_BACKEND_BASE_NAME: u\nDYNAMODB_TABLE_NAME: t\n{more}"
+            );
+            let mut reader = Reader::load(None, [], Flags::new()).unwrap();
+            reader = reader.over(crate::hsdo::translated(&text).into());
+            let settings = Settings::read(&mut reader);
+            reader.finish().unwrap();
+            settings.targets
+        };
+        let takers = |targets: &[Target], group: Option<&str>| -> Vec<String> {
+            let group = group.map(|group| group.parse().unwrap());
+            let endpoint = Endpoint { group, ..endpoint("e") };
+            let takers = targets.iter().filter(|t| t.takes.takes(&endpoint));
+            takers.map(|t| format!("{}:{}", t.backend, t.port.unwrap())).collect()
+        };
+        let dedicated = "CLIENT_DEDICATED_ASG: \"true\"\n";
+        let all = "CLIENT_ALL_SERVERS_IN_FALLBACK_BACKEND: \"true\"\n";
+        let both = &format!("{dedicated}{all}");
+        for (more, mine, others) in [
+            ("", &["a:81", "b:82"][..], &["a:81", "b:82"][..]),
+            (dedicated, &["a:81", "b:82"], &["f:80"]),
+            (both, &["a:81", "b:82", "f:80"], &["f:80"]),
+            (all, &["a:81", "b:82", "f:80"], &["a:81", "b:82", "f:80"]),
+        ] {
+            let targets = read(more);
+            assert_eq!(takers(&targets, Some("mine")), mine, "{more}");
+            assert_eq!(takers(&targets, Some("other")), others, "{more}");
+            assert_eq!(takers(&targets, None), others, "{more}");
+        }
     }
 
     #[test]
