@@ -8,6 +8,7 @@ pub use crate::discover::fuzzing::slot_table;
 pub use crate::discover::sources::fuzzing::{consul_answer, endpoint_list};
 pub use crate::haproxy::fuzzing::{haproxy_framing, haproxy_reply, haproxy_tables};
 pub use crate::hsdo::fuzzing::hsdo_rows;
+pub use crate::hsdo::hsdo_settings;
 pub use crate::model::fuzzing::names;
 pub use crate::overview::fuzzing::overview;
 pub use crate::serve::fuzzing::{client_lines, proxy_header};
@@ -23,7 +24,7 @@ mod tests {
 
     type Target = fn(&[u8]);
 
-    const TARGETS: [(&str, Target); 14] = [
+    const TARGETS: [(&str, Target); 15] = [
         ("client_lines", client_lines),
         ("consul_answer", consul_answer),
         ("endpoint_list", endpoint_list),
@@ -32,6 +33,7 @@ mod tests {
         ("haproxy_reply", haproxy_reply),
         ("haproxy_tables", haproxy_tables),
         ("hsdo_rows", hsdo_rows),
+        ("hsdo_settings", hsdo_settings),
         ("import_lines", import_lines),
         ("names", names),
         ("overview", overview),

@@ -15,7 +15,7 @@ pub struct Layer {
 
 /// What is to be said of a translated setting, or of one that could not be translated.
 #[derive(Debug, Clone)]
-pub(super) struct Note {
+pub(crate) struct Note {
     /// The setting here that it is about; empty: said in any case.
     pub path: String,
     pub kind: NoteKind,
@@ -25,7 +25,7 @@ pub(super) struct Note {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NoteKind {
+pub(crate) enum NoteKind {
     /// Said where the translated value holds.
     Warning,
     /// Missing or contradictory: said where the settings are used and nothing stronger is set.
@@ -73,7 +73,7 @@ impl Layer {
         self.settings.get(path)
     }
 
-    pub(super) fn notes(&self) -> &[Note] {
+    pub(crate) fn notes(&self) -> &[Note] {
         &self.notes
     }
 
@@ -89,7 +89,7 @@ impl Layer {
     }
 
     /// How many tables a list has.
-    pub(super) fn tables(&self, path: &str) -> usize {
+    pub(crate) fn tables(&self, path: &str) -> usize {
         let has = |index: &usize| self.origin_within(&format!("{path}[{index}]")).is_some();
         (0..).take_while(has).count()
     }

@@ -1,12 +1,14 @@
 //! Reading settings by path, and gathering every mistake on the way.
 
+mod foreign;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::document::{Document, Node, Value};
-use super::layer::{Layer, Note, NoteKind};
+use super::layer::{Layer, NoteKind};
 use super::source::{Effective, Flags, Origin, variable_name, variables};
 use super::unknown::Unknown;
 use super::{Kind, Setting, setting};
@@ -190,9 +192,7 @@ impl Reader {
         if self.aside || self.layer.notes().iter().any(|note| self.explains(note, path)) {
             return;
         }
-        let foreign = || self.layer.origin_within(path).filter(|_| self.node(path).is_none());
-        let origin = self.origin(path).filter(|origin| **origin != Origin::Default);
-        match origin.or_else(foreign) {
+        match self.blamed(path) {
             None | Some(Origin::File { .. }) => {}
             Some(origin) => {
                 let problem = (origin.line(), format!("{origin}: {message}"));
@@ -243,7 +243,8 @@ impl Reader {
         if !self.aside {
             self.used.insert(section_of(path).to_owned());
         }
-        if let Some(line) = self.node(path).map(|node| node.line) {
+        // Of a list's members it is said once, of the list.
+        if let Some(line) = self.node(path).map(|node| node.line).filter(|_| !path.contains('[')) {
             self.refuse_clash(path, line);
         }
         let mut found = Found::Nothing;
@@ -284,38 +285,6 @@ impl Reader {
             texts.push((Ok(text.clone()), origin.clone()));
         }
         texts
-    }
-
-    /// Two files that say the same thing would be at odds sooner or later.
-    fn refuse_clash(&mut self, path: &str, line: usize) {
-        let origin = self.layer.origin_within(path).filter(|origin| origin.is_written());
-        if let Some(origin) = origin {
-            let text = format!("{path} is set here and by {origin}: leave out one of the two");
-            self.problem_at(line, &text);
-        }
-    }
-
-    /// Whether a note on another program's setting is to be said.
-    fn counts(&self, note: &Note) -> bool {
-        let section = section_of(&note.path);
-        let is_read = self.known.iter().any(|known| is_within(known, section));
-        let origin = self.origin(&note.path).unwrap_or(&Origin::Default);
-        let holds = matches!(origin, Origin::Default | Origin::Foreign { .. });
-        match note.kind {
-            _ if section.is_empty() => true,
-            NoteKind::Warning => is_read && holds,
-            NoteKind::Contradiction => self.used.contains(section) && holds,
-            NoteKind::Mistake => is_read,
-        }
-    }
-
-    /// Whether a note says already why a setting is missing; that of a list's member is missing in
-    /// its section, too.
-    fn explains(&self, note: &Note, path: &str) -> bool {
-        let name = path.rsplit_once('.').map_or(path, |(_, name)| name);
-        let common = format!("{}.{name}", section_of(path));
-        let is_meant = note.path == path || note.path == common;
-        is_meant && note.kind != NoteKind::Warning && self.counts(note)
     }
 
     fn note(&mut self, path: &str, value: Option<&impl Setting>, origin: Origin) {

@@ -467,19 +467,22 @@ fn another_program_may_have_lists_of_tables() {
 
 #[test]
 fn mistakes_in_another_programs_settings_name_it() {
-    let case = Case::file("").foreign("discover.interval", "soon", theirs()).foreign(
-        "discover.backends[0].name",
-        "a",
-        theirs(),
-    );
+    let case = Case::file("")
+        .foreign("discover.interval", "soon", theirs())
+        .foreign("discover.slots", "9", their_default())
+        .foreign("discover.backends[0].name", "a", theirs());
     let found = mistakes(case, |reader| {
         interval(reader);
         backends(reader);
         reader.problem("discover.backends[0]", "is not wanted");
+        reader.get("discover.slots", 1_u32);
+        reader.find::<u32>("discover.backends[0].slots");
+        reader.problem("discover.backends[0].slots", "are too many");
     });
     assert_eq!(
         found,
         [
+            "default of THEIRS: are too many",
             "their.yaml:3: THEIRS: discover.interval: \"soon\" is not a duration such as 250ms, 10s or 1m30s",
             "their.yaml:3: THEIRS: is not wanted",
         ]

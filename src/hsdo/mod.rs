@@ -17,6 +17,8 @@ pub use layout::{LayoutFlags, TableLayout, TableName, TablePlace};
 pub use row::{Item, LastUpdate, Row, RowError, Server};
 pub use rows::{Rows, Stored};
 pub use settings::HsdoArgs;
+#[cfg(any(test, fuzzing))]
+pub use settings::fuzzing::hsdo_settings;
 #[cfg(test)]
 pub(crate) use settings::translated;
 pub use table::{HsdoTable, TableError, Written};

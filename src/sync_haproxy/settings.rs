@@ -411,7 +411,7 @@ mod tests {
             let text = format!(
                 "CLIENT_HAPROXY_BACKEND_LIST: {list}\nCLIENT_ASG_NAMES: mine\n\
                  CLIENT_HAPROXY_FALLBACK_BACKEND_NAME: f\n\
-                 CLIENT_HAPROXY_FALLBACK_BACKEND_BASE_NAME: u\nDYNAMODB_TABLE_NAME: t\n{more}"
+                 CLIENT_HAPROXY_FALLBACK_BACKEND_BASE_NAME: u\nDYNAMODB_TABLE_NAME: hsdo\n{more}"
             );
             let mut reader = Reader::load(None, [], Flags::new()).unwrap();
             reader = reader.over(crate::hsdo::translated(&text).into());

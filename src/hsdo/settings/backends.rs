@@ -6,6 +6,10 @@ use crate::config::{Layer, Origin, Place as Where};
 /// Where it is noted that no backend is named.
 const PATH: &str = "sync-haproxy.backend";
 
+/// What the list says of each: what stands before the number in the names of its servers, and where
+/// they listen.
+const MEMBERS: [&str; 2] = ["baseName", "serverPort"];
+
 /// A HAProxy backend that HSDO's client fills.
 pub struct Place {
     pub backend: String,
@@ -58,38 +62,32 @@ fn listed_place(entry: &Entry, origin: Origin, layer: &mut Layer) -> Option<Plac
         layer.mistake(PATH, &origin, problem);
         return None;
     };
-    for member in members {
-        if !["baseName", "serverPort"].contains(&member.key.as_str()) {
-            let warning = format!("{:?} of backend {backend:?} is no setting of HSDO", member.key);
-            layer.warn(PATH, &origin, warning);
-        }
+    for Entry { key, .. } in members.iter().filter(|m| !MEMBERS.contains(&m.key.as_str())) {
+        let warning = format!("{key:?} of backend {backend:?} is no setting of HSDO");
+        layer.warn(PATH, &origin, warning);
     }
-    let mut member = |name: &str, wanted: &str| {
-        let value = members.iter().find(|member| member.key == name).map(|member| &member.value);
-        match value {
-            Some(Value::Text(text)) if !text.trim().is_empty() => Some(text.trim().to_owned()),
-            _ => {
-                let problem = format!("backend {backend:?} needs {name}, {wanted}");
-                layer.mistake(PATH, &origin, problem);
-                None
-            }
+    let [base_name, port] = MEMBERS.map(|name| {
+        let text = member(members, name);
+        if text.is_none() {
+            layer.mistake(PATH, &origin, format!("backend {backend:?} needs a {name}"));
         }
-    };
-    let base_name = member("baseName", "what stands before the number in its servers' names");
-    let port = member("serverPort", "the port of its servers")?;
+        text
+    });
+    let port = port?;
     let Some(number) = port.parse().ok().filter(|port| (1..=65535).contains(port)) else {
         let problem = format!("backend {backend:?}: serverPort {port:?} is not from 1 to 65535");
         layer.mistake(PATH, &origin, problem);
         return None;
     };
-    let port_origin = origin.clone();
-    Some(Place {
-        backend: backend.clone(),
-        base_name: base_name?,
-        port: number,
-        origin,
-        port_origin,
-    })
+    let (backend, base_name) = (backend.clone(), base_name?.to_owned());
+    Some(Place { backend, base_name, port: number, port_origin: origin.clone(), origin })
+}
+
+fn member<'a>(members: &'a [Entry], name: &str) -> Option<&'a str> {
+    match &members.iter().find(|member| member.key == name)?.value {
+        Value::Text(text) => Some(text.trim()).filter(|text| !text.is_empty()),
+        Value::Map(_) | Value::List => None,
+    }
 }
 
 /// The line of a member of a map that is written in the file as such.
@@ -108,30 +106,21 @@ fn single(given: &Given, layer: &mut Layer) -> Option<Place> {
     let (base_name, base) = given.text(var::CLIENT_HAPROXY_BACKEND_BASE_NAME, PATH, layer)?;
     let port = var::CLIENT_HAPROXY_BACKEND_SERVER_PORT;
     let port = given.number(port, 1..=65535, PATH, layer);
-    match (backend.is_empty(), base_name.is_empty()) {
+    let (missing, problem) = match (backend.is_empty(), base_name.is_empty()) {
         (true, true) => {
-            let (_, origin) = given.value(var::CLIENT_HAPROXY_BACKEND_LIST);
-            layer.contradiction(PATH, &origin, "is not set: name the HAProxy backends to fill");
-            None
+            let (_, list) = given.value(var::CLIENT_HAPROXY_BACKEND_LIST);
+            (list, "is not set: name the HAProxy backends to fill")
         }
-        (true, false) => {
-            layer.contradiction(
-                PATH,
-                &origin,
-                "is not set, and CLIENT_HAPROXY_BACKEND_BASE_NAME is",
-            );
-            None
-        }
-        (false, true) => {
-            layer.contradiction(PATH, &base, "is not set, and CLIENT_HAPROXY_BACKEND_NAME is");
-            None
-        }
+        (true, false) => (origin, "is not set, and CLIENT_HAPROXY_BACKEND_BASE_NAME is"),
+        (false, true) => (base, "is not set, and CLIENT_HAPROXY_BACKEND_NAME is"),
         (false, false) => {
             let (port, port_origin) = port?;
             let warning = "is used, since CLIENT_HAPROXY_BACKEND_LIST is not set; HSDO itself \
                            reads the list alone";
             layer.warn("sync-haproxy.backends", &origin, warning);
-            Some(Place { backend, base_name, port, origin, port_origin })
+            return Some(Place { backend, base_name, port, origin, port_origin });
         }
-    }
+    };
+    layer.contradiction(PATH, &missing, problem);
+    None
 }

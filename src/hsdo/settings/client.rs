@@ -100,27 +100,28 @@ impl Fallback {
         let port = var::CLIENT_HAPROXY_BACKEND_SERVER_PORT;
         let port = given.number(port, 1..=65535, "sync-haproxy.fallback-port", layer);
         let (takes_all, (backend, origin), (base_name, base_origin)) = (takes_all?, name?, base?);
-        if !is_dedicated && !takes_all.0 {
-            if !backend.is_empty() {
+        let missing = match (backend.is_empty(), base_name.is_empty()) {
+            (true, _) => Some(&origin),
+            (false, true) => Some(&base_origin),
+            (false, false) => None,
+        };
+        match missing {
+            Some(missing) if is_dedicated => {
+                let problem = "is not set, and CLIENT_DEDICATED_ASG needs it";
+                layer.contradiction(FALLBACK, missing, problem);
+            }
+            Some(_) if takes_all.0 => {
+                let warning = "does nothing without the fallback backend's name and base name";
+                layer.warn(FALLBACK, &takes_all.1, warning);
+            }
+            None if !is_dedicated && !takes_all.0 => {
                 let warning = "does nothing without CLIENT_DEDICATED_ASG: \"true\"";
                 layer.warn(FALLBACK, &origin, warning);
             }
-            return None;
+            Some(_) => {}
+            None => return Some(Self { backend, base_name, origin, port, takes_all }),
         }
-        let missing = if backend.is_empty() { &origin } else { &base_origin };
-        match backend.is_empty() || base_name.is_empty() {
-            true if is_dedicated => {
-                let problem = "is not set, and CLIENT_DEDICATED_ASG needs it";
-                layer.contradiction(FALLBACK, missing, problem);
-                None
-            }
-            true => {
-                let warning = "does nothing without the fallback backend's name and base name";
-                layer.warn(FALLBACK, &takes_all.1, warning);
-                None
-            }
-            false => Some(Self { backend, base_name, origin, port, takes_all }),
-        }
+        None
     }
 
     fn set(&self, base: &str, layer: &mut Layer) {

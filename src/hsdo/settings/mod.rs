@@ -4,6 +4,8 @@
 mod backends;
 mod client;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod given;
 mod server;
 #[cfg(test)]
@@ -16,6 +18,7 @@ use std::path::{Path, PathBuf};
 use self::file::HsdoFile;
 use self::given::Given;
 use self::variable as var;
+use super::TableName;
 use crate::config::{ConfigError, Globals, Layer};
 
 /// The backend of discover that HSDO's settings make.
@@ -88,10 +91,13 @@ fn translate_common(given: &Given, section: &str, interval: &str, layer: &mut La
 fn translate_table(given: &Given, section: &str, layer: &mut Layer) {
     let path = format!("{section}.hsdo-table");
     let Some((table, origin)) = given.text(var::DYNAMODB_TABLE_NAME, &path, layer) else { return };
-    match table.is_empty() {
-        true => layer.contradiction(&path, &origin, "is not set: name HSDO's DynamoDB table"),
-        false => layer.set(path, table, origin.clone()),
+    if table.is_empty() {
+        return layer.contradiction(&path, &origin, "is not set: name HSDO's DynamoDB table");
     }
+    if let Err(problem) = table.parse::<TableName>() {
+        return layer.mistake(&path, &origin, problem);
+    }
+    layer.set(path, table, origin.clone());
     layer.set(format!("{section}.table-layout"), "hsdo", origin);
 }
 

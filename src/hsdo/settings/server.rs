@@ -76,7 +76,7 @@ fn set_source(layer: &mut Layer, kind: &str, names: &[String], origin: Origin, r
 }
 
 fn translate_ramp(given: &Given, layer: &mut Layer) {
-    // In HSDO's table 0 is the weight of a free slot.
+    // From 1 on: in HSDO's table 0 is the weight of a slot that is free, or drains.
     let min = set_weight(given, var::SERVER_HAPROXY_BACKEND_SERVER_MIN_WEIGHT, "min-weight", layer);
     let max = set_weight(given, var::SERVER_HAPROXY_BACKEND_SERVER_MAX_WEIGHT, "max-weight", layer);
     let step = var::SERVER_HAPROXY_BACKEND_SERVER_INCREASE_WEIGHT;

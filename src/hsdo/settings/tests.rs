@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use proptest::prelude::*;
+
 use crate::config::{Flags, Reader};
 
 fn layer(file: &str, environment: &[(&str, &str)]) -> Layer {
@@ -112,7 +114,7 @@ SERVER_HAPROXY_BACKEND_SERVER_INCREASE_WEIGHT_INTERVAL: 90
 INTERVAL: 0.5
 HAPROXY_BACKEND_SERVERS_LIST_SIZE: 20
 DEBUG: 'True'
-DYNAMODB_TABLE_NAME: t
+DYNAMODB_TABLE_NAME: hsdo
 AWS_DEFAULT_REGION: us-east-1
 EXPORTER_PORT: 6789
 ";
@@ -123,7 +125,7 @@ EXPORTER_PORT: 6789
         ("aws-region", "us-east-1", "conf/env.yaml:12: AWS_DEFAULT_REGION"),
         ("backends[0].name", "hsdo", "conf/env.yaml:1: SERVER_MODE"),
         ("consul-address", "http://consul:8500", "conf/env.yaml:2: SERVER_CONSUL_API_URL"),
-        ("hsdo-table", "t", "conf/env.yaml:11: DYNAMODB_TABLE_NAME"),
+        ("hsdo-table", "hsdo", "conf/env.yaml:11: DYNAMODB_TABLE_NAME"),
         ("interval", "2s", "INTERVAL"),
         ("slots", "20", "conf/env.yaml:9: HAPROXY_BACKEND_SERVERS_LIST_SIZE"),
         ("source", "consul:web,api", "conf/env.yaml:3: SERVER_CONSUL_SERVICE_NAME"),
@@ -208,7 +210,7 @@ fn the_dead_keys_serve_where_there_is_no_list() {
     assert_eq!(all["backends[0].port"].0, "80");
     let all = set(&layer(&format!("{dead}{CLIENT}"), &[]), "sync-haproxy");
     assert_eq!(all["backends[0].port"].0, "8080");
-    let half = "CLIENT_HAPROXY_BACKEND_NAME: web\nDYNAMODB_TABLE_NAME: t\n";
+    let half = "CLIENT_HAPROXY_BACKEND_NAME: web\nDYNAMODB_TABLE_NAME: hsdo\n";
     assert_eq!(
         mistakes("sync-haproxy", half, &[]),
         ["CLIENT_HAPROXY_BACKEND_BASE_NAME: is not set, and CLIENT_HAPROXY_BACKEND_NAME is"]
@@ -267,11 +269,20 @@ CLIENT_DEDICATED_ASG: maybe
         "conf/env.yaml:9: EXPORTER_PORT: \"70000\" is not a whole number from 1 to 65535",
     ];
     assert_eq!(mistakes("discover", file, &[("INTERVAL", "-1")]), expected);
+    let [mistake] = &mistakes("discover", SERVER, &[("DYNAMODB_TABLE_NAME", "a b")])[..] else {
+        panic!()
+    };
+    assert!(mistake.starts_with("DYNAMODB_TABLE_NAME: \"a b\" is not a table"), "{mistake}");
+    let zero = [("SERVER_HAPROXY_BACKEND_SERVER_MIN_WEIGHT", "0")];
+    let name = "SERVER_HAPROXY_BACKEND_SERVER_MIN_WEIGHT";
+    let expected = [format!("{name}: \"0\" is not a whole number from 1 to 256")];
+    assert_eq!(mistakes("discover", SERVER, &zero), expected);
 }
 
 #[test]
 fn a_source_needs_names_that_can_be_names() {
-    let with = |file: &str| mistakes("discover", &format!("DYNAMODB_TABLE_NAME: t\n{file}"), &[]);
+    let with =
+        |file: &str| mistakes("discover", &format!("DYNAMODB_TABLE_NAME: hsdo\n{file}"), &[]);
     assert_eq!(
         with("SERVER_MODE: aws\nSERVER_ASG_NAMES: ' , '\n"),
         [
@@ -304,16 +315,16 @@ CLIENT_HAPROXY_BACKEND_LIST:
   api: { baseName: srv }
   old: { serverPort: 0, baseName: x }
   new: { serverPort: 80 }
-DYNAMODB_TABLE_NAME: t
+DYNAMODB_TABLE_NAME: hsdo
 ";
     let expected = [
         "CLIENT_ASG_NAMES: is empty, and CLIENT_DEDICATED_ASG needs it: name the Auto Scaling groups whose servers the backends take",
         "conf/env.yaml:2: CLIENT_ALL_SERVERS_IN_FALLBACK_BACKEND: \"1\" is not true or false",
         "conf/env.yaml:3: CLIENT_HAPROXY_BACKEND_SERVER_PORT: \"http\" is not a whole number from 1 to 65535",
         "conf/env.yaml:5: CLIENT_HAPROXY_BACKEND_LIST: backend \"web\" must be a map with baseName and serverPort",
-        "conf/env.yaml:6: CLIENT_HAPROXY_BACKEND_LIST: backend \"api\" needs serverPort, the port of its servers",
+        "conf/env.yaml:6: CLIENT_HAPROXY_BACKEND_LIST: backend \"api\" needs a serverPort",
         "conf/env.yaml:7: CLIENT_HAPROXY_BACKEND_LIST: backend \"old\": serverPort \"0\" is not from 1 to 65535",
-        "conf/env.yaml:8: CLIENT_HAPROXY_BACKEND_LIST: backend \"new\" needs baseName, what stands before the number in its servers' names",
+        "conf/env.yaml:8: CLIENT_HAPROXY_BACKEND_LIST: backend \"new\" needs a baseName",
     ];
     assert_eq!(mistakes("sync-haproxy", file, &[]), expected);
     let dedicated = format!("{CLIENT}CLIENT_DEDICATED_ASG: true\nCLIENT_ASG_NAMES: a\n");
@@ -337,7 +348,7 @@ fn a_stronger_setting_of_lbctl_is_instead_of_what_is_missing_but_excuses_no_mist
     let flags = Flags::new().set("discover.source", "--source", Some("registry")).set(
         "discover.hsdo-table",
         "--hsdo-table",
-        Some("t"),
+        Some("hsdo"),
     );
     assert!(read(layer(&shipped(), &[]), "discover", flags.clone()).is_empty());
     let wrong = layer("SERVER_MODE: gce\n", &[]);
@@ -353,4 +364,15 @@ fn a_file_that_is_no_map_is_one_clear_mistake() {
     assert!(
         HsdoFile::load(Path::new("/nonexistent")).unwrap_err().to_string().contains("cannot read")
     );
+}
+
+proptest! {
+    #[test]
+    fn no_file_makes_the_translation_panic(
+        lines in prop::collection::vec((0..var::ALL.len(), "(\\PC|[ \"'{}:,0-9]){0,20}"), 0..8),
+        list in "(\\PC|[{}\\[\\]:,\"' 0-9]|baseName|serverPort){0,60}",
+    ) {
+        let lines = lines.iter().map(|(name, value)| format!("{}: {value}\n", var::ALL[*name].name));
+        fuzzing::hsdo_settings(format!("{}\0{list}", lines.collect::<String>()).as_bytes());
+    }
 }

@@ -6,13 +6,24 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
 /// A value as HSDO's settings are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Value {
     /// A scalar; empty for null.
     Text(String),
     Map(Vec<Entry>),
     /// What no setting of HSDO is.
     List,
+}
+
+/// Without the texts: a password may be among them.
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(_) => f.write_str("Text"),
+            Self::Map(entries) => f.debug_list().entries(entries).finish(),
+            Self::List => f.write_str("List"),
+        }
+    }
 }
 
 /// A member of a map.
