@@ -15,6 +15,7 @@ mod discover;
 mod election;
 mod end_to_end;
 mod floors;
+mod from_hsdo;
 mod glances;
 mod haproxy;
 mod hashing;

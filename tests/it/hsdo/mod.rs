@@ -1,6 +1,7 @@
 //! lbctl beside HSDO: both on one table in DynamoDB, as moto has it, and each with a HAProxy.
 
 mod both;
+mod configured;
 mod damage;
 mod discover;
 mod double;
