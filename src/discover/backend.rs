@@ -232,10 +232,14 @@ impl Backend {
         let answer = self.look.as_ref().and_then(|look| look.result.as_ref().ok());
         let awaiting = answer.into_iter().flat_map(|answer| &answer.awaiting);
         let mut drained: BTreeSet<EndpointId> = awaiting.cloned().collect();
-        // A damaged slot may be anybody's.
         if drained.is_empty() {
             return drained;
         }
+        if let Some(hsdo) = &self.hsdo {
+            let Some(served) = hsdo.served() else { return BTreeSet::new() };
+            drained.retain(|id| !served.contains(id));
+        }
+        // A damaged slot may be anybody's.
         for slot in table.slots.values() {
             match &slot.content {
                 Content::Sound(record) if record.state == SlotState::Rest => {}
@@ -339,7 +343,7 @@ impl Backend {
         let recent = self.absences.recent(Instant::now(), policy.floors.window);
         let mut reports = self.all_reports();
         reports.extend(self.hsdo.as_ref().map(|hsdo| hsdo.clients(policy.slots)));
-        let barred = self.hsdo.as_ref().map(Hsdo::barred).unwrap_or_default();
+        let barred = self.hsdo.as_ref().map(|hsdo| hsdo.barred(policy.slots)).unwrap_or_default();
         let planned = tokio::task::spawn_blocking(move || {
             plan(&World {
                 policy: &policy,

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::plan::{Floors, Policy};
-use super::sources::{FORMS, SourceOptions, SourceSpec};
+use super::sources::{AsgSpec, FORMS, SourceOptions, SourceSpec};
 use crate::config::Reader;
 use crate::daemon;
 use crate::hsdo::{TableLayout, TableName, TablePlace};
@@ -91,7 +91,31 @@ fn read_backends(reader: &mut Reader) -> Vec<BackendSettings> {
         _ => {}
     }
     refuse_shared_tables(reader, &backends);
+    refuse_shared_hooks(reader, &backends);
     backends
+}
+
+/// Whose sessions are over in one backend may have some in another.
+fn refuse_shared_hooks(reader: &mut Reader, backends: &[BackendSettings]) {
+    let hook = |b: &BackendSettings| b.options.asg.complete_lifecycle.clone();
+    let groups = |b: &BackendSettings| match &b.source {
+        SourceSpec::Asg(groups) => Some(groups.clone()),
+        _ => None,
+    };
+    let completing = backends.iter().filter_map(|b| Some((&b.name, hook(b)?, groups(b)?)));
+    let completing: Vec<_> = completing.collect();
+    for (number, (name, hook, groups)) in completing.iter().enumerate() {
+        let shares = |(_, other, theirs): &&(&BackendName, String, AsgSpec)| {
+            other == hook && theirs.may_share_with(groups)
+        };
+        if let Some((other, ..)) = completing[..number].iter().find(shares) {
+            let message = format!(
+                "backends {other} and {name} may have instances in common and would both complete \
+                 hook {hook}: only one of them may have complete-lifecycle"
+            );
+            reader.problem("discover.backends", message);
+        }
+    }
 }
 
 /// Two backends in one table of HSDO's would undo each other's work for ever.
@@ -327,6 +351,22 @@ mod tests {
             let error = read(&text(web, api), Flags::new()).unwrap_err();
             assert!(error.contains(says), "{error}");
         }
+    }
+
+    #[test]
+    fn one_backend_alone_completes_the_hook_of_a_group() {
+        let text = |hook: &str, source: &str| {
+            format!(
+                "[discover]\nslots = 1\n[[discover.backends]]\nname = 'a'\nsource = 'asg:web'\n\
+                 complete-lifecycle = 'drain'\n[[discover.backends]]\nname = 'b'\n\
+                 source = '{source}'\n{hook}"
+            )
+        };
+        let hook = "complete-lifecycle = 'drain'\n";
+        read(&text("", "asg:web"), Flags::new()).unwrap();
+        read(&text(hook, "asg:other"), Flags::new()).unwrap();
+        let error = read(&text(hook, "asg:other,web"), Flags::new()).unwrap_err();
+        assert!(error.contains("backends a and b may have instances in common"), "{error}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! HSDO's table as a feed: read again and again, since it tells nobody that it has changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,6 +85,8 @@ pub(super) async fn follow(feed: HsdoFeed, teller: Teller) {
 struct Seen {
     rows: Rows,
     changes: u64,
+    /// Rows that had a server and are not there any more: nobody frees a row by deleting it.
+    lost: BTreeSet<SlotNumber>,
 }
 
 impl Seen {
@@ -102,7 +104,12 @@ impl Seen {
         }
         if self.changes == 0 || self.rows != rows {
             self.changes += 1;
-            view.table = Some(Arc::new(table(name, &rows, Revision(self.changes))));
+            let held = self.rows.sound().filter(|row| row.holder().is_some()).map(|row| row.slot);
+            self.lost.extend(held);
+            self.lost.retain(|slot| rows.get(*slot).is_none());
+            let mut table = table(name, &rows, Revision(self.changes));
+            table.slots.extend(self.lost.iter().map(|slot| (*slot, Held::Unknown)));
+            view.table = Some(Arc::new(table));
             self.rows = rows;
         }
         view.problem = damage(view.table.as_deref()).or_else(|| doubles(&self.rows));

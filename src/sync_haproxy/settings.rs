@@ -162,6 +162,11 @@ impl Entry {
             groups: reader.get(&at("groups"), Vec::new()),
             zones: reader.get(&at("zones"), Vec::new()),
         };
+        if !filter.zones.is_empty() && layout == TableLayout::Hsdo {
+            let message = "HSDO's table has no zones, so that no server would match: take zones \
+                           out, or choose by groups";
+            reader.problem(&at("zones"), message);
+        }
         let mode = mode(reader, &path);
         let fallback = Fallback::read(reader, &path, port);
         let backend = backend?;

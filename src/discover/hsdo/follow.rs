@@ -100,7 +100,10 @@ impl Follower {
         let pairs: Vec<_> = due.into_iter().map(|row| (seen(&row), row)).collect();
         let write = async |(seen, row): (_, Row)| {
             let written = match leadership.is_held() {
-                true => table.write(&row, Option::as_ref(&seen)).await,
+                true => tokio::select! {
+                    () = leadership.lost.cancelled() => Ok(Written::Conflict),
+                    written = table.write(&row, Option::as_ref(&seen)) => written,
+                },
                 // Its successor reads the rows, and decides.
                 false => Ok(Written::Conflict),
             };

@@ -140,9 +140,21 @@ impl Hsdo {
         adopt::adopt(&adopt::Sight { policy, table, rows, ledger, answer, confirmed, now })
     }
 
-    /// Slots that no new server may have, since their rows are not free.
-    pub fn barred(&self) -> BTreeSet<SlotNumber> {
-        self.rows().map(|rows| adopt::barred(&rows)).unwrap_or_default()
+    /// Slots that no new server may have, since their rows are not known to be free.
+    pub fn barred(&self, slots: u32) -> BTreeSet<SlotNumber> {
+        match (&self.following, self.rows()) {
+            (_, Some(rows)) => adopt::barred(&rows),
+            (Some(_), None) => SlotNumber::first(slots).collect(),
+            // Whoever does not lead gives nothing away.
+            (None, None) => BTreeSet::new(),
+        }
+    }
+
+    /// Who is in the rows; `None` while nobody knows how they are.
+    pub fn served(&self) -> Option<BTreeSet<EndpointId>> {
+        let view = self.view().filter(|view| view.error.is_none() && view.rows.is_some())?;
+        let rows = view.rows.clone()?;
+        Some(rows.sound().filter_map(|row| Some(row.holder()?.name.clone())).collect())
     }
 
     /// HSDO's clients as one more HAProxy, which reports no sessions: a draining server has all its

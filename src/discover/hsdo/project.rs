@@ -85,6 +85,8 @@ impl Ledger {
                 }
             }
         }
+        // Whoever serves comes first: rows that are there without one say that it has gone.
+        projection.writes.sort_by_key(|row| row.holder().is_none());
         projection
     }
 }
@@ -137,6 +139,7 @@ impl Projector<'_> {
         row: Option<&Row>,
     ) -> Due {
         let known = self.wanted.known.contains(&record.endpoint.id);
+        let shown = self.ledger.has_shown(slot, modified);
         let right = self.row_of(slot, record);
         match row.map(|row| (row, row.holder())) {
             Some((row, Some(holder))) if is_of(holder, &record.endpoint) => {
@@ -146,8 +149,11 @@ impl Projector<'_> {
             // Another one has it: who is right is known only where the source sees this one.
             Some((_, Some(_))) if known => Due::Write(right),
             Some((_, Some(_))) => Due::Leave,
-            _ if self.ledger.has_shown(slot, modified) => self.put_back(slot, right),
-            _ if known => Due::Write(right),
+            // Somebody has freed it: HSDO may know sooner than the source that it has gone.
+            Some(_) if known && shown => self.put_back(slot, right),
+            // Nobody frees a row by deleting it.
+            None if known || shown => Due::Write(right),
+            Some(_) if known => Due::Write(right),
             _ => Due::Leave,
         }
     }

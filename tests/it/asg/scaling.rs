@@ -103,7 +103,7 @@ fn an_unhealthy_instance_is_taken_out_and_comes_back() {
     let id = fleet.slots().first_key_value().unwrap().0.clone();
     fleet.cloud.set_health(&id, "Unhealthy");
     eventually("it to be taken out", || (!fleet.slots().contains_key(&id)).then_some(()));
-    assert_eq!(fleet.ready_in("app").len(), 2);
+    eventually("HAProxy to follow", || (fleet.ready_in("app").len() == 2).then_some(()));
     fleet.cloud.set_health(&id, "Healthy");
     fleet.equals(&[&group], &discover);
 }

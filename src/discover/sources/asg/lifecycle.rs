@@ -7,6 +7,9 @@ use crate::daemon::Health;
 use crate::discover::sources::metrics::aws_call;
 use crate::model::EndpointId;
 
+/// So many looks after its completion no instance is seen waiting, unless another hook holds it.
+const STILL: u32 = 6;
+
 /// Completes the lifecycle action of instances that wait for it, once each.
 ///
 /// AWS keeps what must not be lost: an instance waits until its action is completed, whoever does
@@ -17,20 +20,22 @@ pub(super) struct Lifecycle {
     hook: Option<String>,
     /// Whose end waits, by the last look: the region's number and the group.
     waiting: BTreeMap<EndpointId, (usize, String)>,
-    /// Those that were completed and may still be seen waiting.
-    completed: BTreeSet<EndpointId>,
+    /// Those that were completed, or said not to wait, and may still be seen waiting: how many looks
+    /// ago.
+    completed: BTreeMap<EndpointId, u32>,
     health: Health,
 }
 
 impl Lifecycle {
     pub fn new(hook: Option<String>) -> Self {
         let health = Health::new("completing lifecycle actions");
-        Self { hook, waiting: BTreeMap::new(), completed: BTreeSet::new(), health }
+        Self { hook, waiting: BTreeMap::new(), completed: BTreeMap::new(), health }
     }
 
     /// Begins a new look.
     pub fn forget(&mut self) {
         self.waiting.clear();
+        self.completed.values_mut().for_each(|looks| *looks = looks.saturating_add(1));
     }
 
     /// Takes in a region's groups.
@@ -46,12 +51,17 @@ impl Lifecycle {
 
     /// Lets those go on that wait and are released.
     pub async fn complete(&mut self, regions: &[Region], released: &BTreeSet<EndpointId>) {
-        self.completed.retain(|id| self.waiting.contains_key(id));
+        self.completed.retain(|id, _| self.waiting.contains_key(id));
         let Some(hook) = self.hook.clone() else { return };
+        if let Some((id, _)) = self.completed.iter().find(|(_, looks)| **looks == STILL) {
+            self.health.failed(&format!(
+                "instance {id} still waits: is {hook} the termination hook of its group?"
+            ));
+        }
         let due: Vec<(EndpointId, (usize, String))> = self
             .waiting
             .iter()
-            .filter(|(id, _)| released.contains(*id) && !self.completed.contains(*id))
+            .filter(|(id, _)| released.contains(*id) && !self.completed.contains_key(*id))
             .map(|(id, place)| (id.clone(), place.clone()))
             .collect();
         for (id, (region, group)) in due {
@@ -60,16 +70,19 @@ impl Lifecycle {
                 Ok(()) => {
                     tracing::info!(instance = %id, group, hook, "drained: its end may go on");
                     self.health.succeeded();
-                    self.completed.insert(id);
+                    self.completed.insert(id, 0);
                 }
                 Err(failure) if is_over(&failure) => {
                     tracing::info!(instance = %id, group, hook, "its end goes on already");
-                    self.completed.insert(id);
+                    self.completed.insert(id, 0);
                 }
                 Err(failure) => {
                     self.health.failed(&format!("instance {id} of {group}: {failure}"));
-                    // The rest waits for the next look, so that calls without an answer do not add up.
-                    return;
+                    // What is refused is this one's alone. The rest waits for the next look, so that
+                    // calls without an answer do not add up.
+                    if !matches!(failure.kind, FailureKind::Denied | FailureKind::Refused) {
+                        return;
+                    }
                 }
             }
         }

@@ -28,6 +28,17 @@ pub(super) struct Wish {
 }
 
 impl AsgSpec {
+    /// Whether both may have a group in common. Which groups have a tag, nobody knows before.
+    pub(in crate::discover) fn may_share_with(&self, other: &Self) -> bool {
+        let others = other.by_region();
+        self.by_region().iter().any(|(region, wish)| {
+            others.get(region).is_some_and(|other| {
+                let tagged = !wish.tags.is_empty() || !other.tags.is_empty();
+                tagged || !wish.names.is_disjoint(&other.names)
+            })
+        })
+    }
+
     /// What is asked for, by region; `None` is the usual region.
     pub(super) fn by_region(&self) -> BTreeMap<Option<String>, Wish> {
         let mut wishes: BTreeMap<Option<String>, Wish> = BTreeMap::new();
@@ -128,6 +139,19 @@ mod tests {
         let other = &wishes[&Some("eu-west-3".to_owned())];
         assert_eq!(other.names, ["web-b".to_owned()].into());
         assert_eq!(other.tags, [tag("a", "b=c")].into());
+    }
+
+    #[test]
+    fn groups_in_common_are_found_out_and_tags_may_have_any() {
+        let shares = |one: &str, other: &str| {
+            let other = other.parse().unwrap();
+            one.parse::<AsgSpec>().unwrap().may_share_with(&other)
+        };
+        assert!(shares("a,b", "c,b"));
+        assert!(!shares("a,b", "c"));
+        assert!(!shares("eu-west-1:a", "eu-west-3:a"));
+        assert!(shares("a", "tag:x=y"));
+        assert!(!shares("eu-west-1:a", "tag:x=y"));
     }
 
     #[test]
