@@ -16,14 +16,14 @@ use super::support::{Cloud, Process, World, free_port, http_get};
 const INSTANCES: u32 = 500;
 const GROUPS: u32 = 4;
 /// Looks at 500 instances that are measured.
-const LOOKS: usize = 20;
-const ROUNDS: u32 = 60;
+const LOOKS: usize = 10;
+const ROUNDS: u32 = 30;
 /// Of discover, in the measurement of the delay.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Of a watch in DynamoDB, unless told otherwise.
 const POLL: Duration = Duration::from_secs(1);
 const WATCHERS: u32 = 10;
-const QUIET: Duration = Duration::from_secs(60);
+const QUIET: Duration = Duration::from_secs(30);
 
 pub fn measure(report: &mut Report) {
     looks(report);

@@ -6,7 +6,7 @@ take their rollback from a copy of the table that another request may have outru
 
 import io
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, run_simple
@@ -17,17 +17,18 @@ class KeepAlive(WSGIRequestHandler):
 
 
 class OneAtATime:
+    """In the order in which they came: a lock could let one wait for ever."""
+
     def __init__(self, app):
         self.app = app
-        self.lock = threading.Lock()
+        self.worker = ThreadPoolExecutor(max_workers=1)
 
     def __call__(self, environ, start_response):
         # A body that comes slowly holds up nobody else.
         length = int(environ.get("CONTENT_LENGTH") or 0)
         environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(length))
-        with self.lock:
-            body = b"".join(self.app(environ, start_response))
-        return [body]
+        answer = self.worker.submit(lambda: b"".join(self.app(environ, start_response)))
+        return [answer.result()]
 
 
 run_simple(
