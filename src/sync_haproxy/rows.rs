@@ -85,7 +85,7 @@ pub(super) async fn follow(feed: HsdoFeed, teller: Teller) {
 struct Seen {
     rows: Rows,
     changes: u64,
-    /// Rows that had a server and are not there any more: nobody frees a row by deleting it.
+    /// Rows that were not free and are not there any more: nobody frees a row by deleting it.
     lost: BTreeSet<SlotNumber>,
 }
 
@@ -104,8 +104,8 @@ impl Seen {
         }
         if self.changes == 0 || self.rows != rows {
             self.changes += 1;
-            let held = self.rows.sound().filter(|row| row.holder().is_some()).map(|row| row.slot);
-            self.lost.extend(held);
+            let not_free = |slot: &SlotNumber| !self.rows.is_free(*slot);
+            self.lost.extend(self.rows.iter().map(|(slot, _)| slot).filter(not_free));
             self.lost.retain(|slot| rows.get(*slot).is_none());
             let mut table = table(name, &rows, Revision(self.changes));
             table.slots.extend(self.lost.iter().map(|slot| (*slot, Held::Unknown)));
@@ -235,6 +235,23 @@ mod tests {
     }
 
     #[test]
+    fn a_row_that_is_deleted_leaves_its_server_as_it_is_until_there_is_one_again() {
+        let (mut seen_rows, mut view) = (Seen::default(), View::default());
+        let table = [row(1, "10.0.0.1", 3), row(2, "10.0.0.2", 3), Row::free(slot(3))];
+        let mut items: Vec<_> = table.iter().map(Row::to_item).collect();
+        items[1].remove("IPAddress");
+        seen(&mut seen_rows, Rows::read(items), &mut view);
+        let held = |view: &View, n| view.table.as_ref().unwrap().slots.get(&slot(n)).cloned();
+        seen(&mut seen_rows, rows(&[row(4, "10.0.0.4", 3)]), &mut view);
+        let gone = [1, 2, 3].map(|n| held(&view, n));
+        assert_eq!(gone, [Some(Held::Unknown), Some(Held::Unknown), None]);
+        seen(&mut seen_rows, rows(&[row(4, "10.0.0.4", 5)]), &mut view);
+        assert_eq!(held(&view, 1), Some(Held::Unknown), "a later change forgot it");
+        seen(&mut seen_rows, rows(&[Row::free(slot(1)), row(4, "10.0.0.4", 5)]), &mut view);
+        assert_eq!([1, 2].map(|n| held(&view, n)), [None, Some(Held::Unknown)]);
+    }
+
+    #[test]
     fn only_a_changed_table_has_another_revision() {
         let (mut seen_rows, mut view) = (Seen::default(), View::default());
         let mut revision = |weight| {
@@ -258,6 +275,8 @@ mod tests {
             problem.contains("row 2 of HSDO's table") && problem.contains("IPAddress is missing")
         );
         let doubled = [row(1, "10.0.0.1", 3), row(5, "10.0.0.1", 1), row(6, "10.0.0.1", 0)];
+        // Another table: one that row 2 is not lost from.
+        let (mut seen_rows, mut view) = (Seen::default(), View::default());
         seen(&mut seen_rows, rows(&doubled), &mut view);
         assert_eq!(view.table.as_ref().unwrap().slots.len(), 3);
         assert!(view.problem.as_ref().unwrap().contains("rows 1 and 5"), "{view:?}");

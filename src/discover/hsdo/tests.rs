@@ -44,6 +44,19 @@ fn nothing_is_taken_over_on_a_doubtful_sight() {
     assert_eq!(obstacle(&Bench::new(4).database.rows(), None, 2), None);
 }
 
+/// One that HSDO's server frees has patience; nobody frees a row by deleting it.
+#[test]
+fn the_rows_of_ready_servers_that_are_deleted_are_written_again_at_once() {
+    let mut bench = Bench::new(3);
+    bench.running = [1, 2].into();
+    bench.run_alone(100);
+    let before = bench.database.held();
+    assert_eq!(before.len(), 2);
+    bench.database.items.clear();
+    bench.run_alone(2);
+    assert_eq!(bench.database.held(), before);
+}
+
 /// Whom discover's source does not see at the takeover stays until enough looks have missed it.
 #[test]
 fn an_unknown_server_is_taken_over_and_goes_once_its_absence_is_confirmed() {
