@@ -117,7 +117,7 @@ impl Shared {
                     self.leases.note(entry);
                 }
             });
-            self.saw_head(revision).await;
+            self.saw_head(revision);
             self.moved.notify_waiters();
         }
         Ok(written)

@@ -69,8 +69,10 @@ struct Shared {
     place: Place,
     /// Between two looks at the head.
     poll: Duration,
-    /// The last look at the head.
-    head: Mutex<Option<(Instant, u64)>>,
+    /// The last that is known of the head: from a look, or a commit of this process.
+    head: std::sync::Mutex<Option<(Instant, u64)>>,
+    /// One look at the head at a time.
+    looking: Mutex<()>,
     /// Told of every commit of this process.
     moved: Notify,
     /// One commit of this process at a time: two would only beat each other.
@@ -92,7 +94,8 @@ impl DynamoStore {
             table: Table::new(url, config),
             place: Place::new(&url.prefix),
             poll: url.poll,
-            head: Mutex::default(),
+            head: std::sync::Mutex::default(),
+            looking: Mutex::default(),
             moved: Notify::new(),
             committing: Mutex::default(),
             leases: Seen::default(),

@@ -1,15 +1,17 @@
 //! A watch: a listing, then the log whenever the head has moved, and a listing again after a break.
 
 use std::collections::VecDeque;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::stream;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::calls::Ask;
 use super::{DynamoStore, Shared, items};
-use crate::daemon::Backoff;
-use crate::store::{Change, Prefix, Result, Watch, WatchEvent};
+use crate::daemon::{Backoff, spawn_owned};
+use crate::store::{Change, ErrorKind, Prefix, Result, Watch, WatchEvent};
 
 /// How long a commit that the head shows may be missing from the log, before a listing stands in
 /// for it.
@@ -21,7 +23,7 @@ const BUSY: u32 = 4;
 pub(super) fn start(store: DynamoStore, prefix: Prefix) -> Watch {
     let watcher = Watcher {
         store,
-        prefix,
+        prefix: prefix.clone(),
         position: None,
         pending: VecDeque::new(),
         interrupted: false,
@@ -29,9 +31,18 @@ pub(super) fn start(store: DynamoStore, prefix: Prefix) -> Watch {
         gap: None,
         backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
     };
-    Watch::new(stream::unfold(watcher, async |mut watcher: Watcher| {
-        let event = watcher.next().await;
-        Some((event, watcher))
+    let (events, heard) = mpsc::channel(1);
+    // A task of its own: the watches of a handle look one after the other, and a look that nobody
+    // polls would keep all others waiting.
+    let task = spawn_owned(watcher.run(events));
+    Watch::new(stream::unfold(Some((heard, task, prefix)), |watch| async move {
+        let (mut heard, task, prefix) = watch?;
+        if let Some(event) = heard.recv().await {
+            return Some((event, Some((heard, task, prefix))));
+        }
+        let ask = Ask::new("watch", &prefix);
+        let panicked = ask.error(ErrorKind::Unavailable, "the watch's task has ended");
+        Some((WatchEvent::Interrupted(panicked), None))
     }))
 }
 
@@ -51,6 +62,15 @@ struct Watcher {
 }
 
 impl Watcher {
+    async fn run(mut self, events: mpsc::Sender<WatchEvent>) {
+        loop {
+            let event = self.next().await;
+            if events.send(event).await.is_err() {
+                return;
+            }
+        }
+    }
+
     async fn next(&mut self) -> WatchEvent {
         loop {
             if let Some(event) = self.pending.pop_front() {
@@ -85,7 +105,6 @@ impl Watcher {
     async fn follow(&mut self, position: u64) -> Result<()> {
         let shared = &self.store.shared;
         let moved = shared.moved.notified();
-        // Cancelled waits begin anew, so that a watch that is polled with a timeout still moves on.
         tokio::select! {
             () = tokio::time::sleep(self.wait) => {}
             () = moved => {}
@@ -142,22 +161,33 @@ impl Watcher {
 impl Shared {
     /// The head as of a look that is younger than this. Several watches of one handle share looks.
     async fn recent_head(&self, ask: &Ask, age: Duration) -> Result<u64> {
-        let mut known = self.head.lock().await;
-        if let Some((at, head)) = *known
+        let _turn = self.looking.lock().await;
+        if let Some((at, head)) = *self.head()
             && at.elapsed() < age
         {
             return Ok(head);
         }
-        let head = self.read_head(ask, false).await?;
+        let started = Instant::now();
+        let mut head = self.read_head(ask, false).await?;
+        let mut known = self.head();
+        if let Some((at, committed)) = *known
+            && at > started
+        {
+            head = head.max(committed);
+        }
         *known = Some((Instant::now(), head));
         Ok(head)
     }
 
     /// A commit of this process moved the head.
-    pub(super) async fn saw_head(&self, revision: u64) {
-        let mut known = self.head.lock().await;
+    pub(super) fn saw_head(&self, revision: u64) {
+        let mut known = self.head();
         if known.is_none_or(|(_, head)| head < revision) {
             *known = Some((Instant::now(), revision));
         }
+    }
+
+    fn head(&self) -> MutexGuard<'_, Option<(Instant, u64)>> {
+        self.head.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -85,6 +85,7 @@ macro_rules! conformance {
             watch_hears_leases_expire_by_itself
             watch_outlives_its_handle
             watch_that_is_not_read_heals
+            watch_that_is_left_halfway_holds_up_nobody
             watch_heals_after_a_cut
             watch_started_during_a_cut_heals
             watch_heals_after_history_is_lost

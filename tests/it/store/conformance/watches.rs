@@ -1,9 +1,10 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use lbctl::daemon::spawn_owned;
 use lbctl::store::{Change, Key, Revision, SharedStore, Txn, WatchEvent};
 
-use super::{Backend, Observer, commit, delete, get, key, put};
+use super::{Backend, Observer, commit, delete, get, key, prefix, put};
 
 /// What a writer committed: the revision, and the keys put or deleted in it.
 type Log = BTreeMap<Revision, BTreeMap<Key, bool>>;
@@ -142,6 +143,27 @@ pub async fn watch_that_is_not_read_heals(backend: &impl Backend) {
     observer.catch_up(&store).await;
     put(&store, "more", "").await;
     observer.catch_up(&store).await;
+}
+
+/// As in a loop that writes between two looks at what it hears: wherever a watch is when nobody asks
+/// it any more, others do not wait for it.
+pub async fn watch_that_is_left_halfway_holds_up_nobody(backend: &impl Backend) {
+    let store = backend.handle().await;
+    let (mut left, mut heard) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        left.push(store.watch(&prefix("left")).await.unwrap());
+    }
+    let mut random = fastrand::Rng::with_seed(1);
+    for round in 0..40 {
+        for watch in &mut left {
+            let moment = Duration::from_millis(random.u64(0..100));
+            heard.extend(tokio::time::timeout(moment, watch.next_event()).await);
+        }
+        let write = put(&store, "left/k", round.to_string());
+        tokio::time::timeout(Duration::from_secs(5), write).await.expect("a write that waits");
+    }
+    let broken = heard.iter().find(|event| matches!(event, WatchEvent::Interrupted(_)));
+    assert!(broken.is_none(), "{broken:?}");
 }
 
 pub async fn watch_heals_after_a_cut(backend: &impl Backend) {
