@@ -26,6 +26,8 @@ pub struct Backend {
     store: SharedStore,
     settings: BackendSettings,
     table: Mirror,
+    /// What the entries say, read once for each of their changes.
+    read: Option<Arc<Table>>,
     reports: Mirror,
     source: Source,
     hsdo: Option<Hsdo>,
@@ -73,6 +75,7 @@ impl Backend {
             hsdo,
             settings,
             table: Mirror::new(table),
+            read: None,
             reports: Mirror::new(reports),
             source,
             look: None,
@@ -129,16 +132,18 @@ impl Backend {
     /// Waits for news from the store or the source, and takes in all that is there.
     pub async fn hear(&mut self) -> anyhow::Result<()> {
         tokio::select! {
-            _ = self.table.changed() => {}
+            _ = self.table.changed() => self.read = None,
             _ = self.reports.changed() => {}
             look = self.source.next() => self.take_look(look?),
             seen = changed(&mut self.hsdo) => seen?,
         }
         // A burst is one change: many servers that start at once are placed by one commit.
         loop {
-            let more = self.table.changed().now_or_never().is_some()
-                | self.reports.changed().now_or_never().is_some();
-            if !more {
+            let table = self.table.changed().now_or_never().is_some();
+            if table {
+                self.read = None;
+            }
+            if !(self.reports.changed().now_or_never().is_some() || table) {
                 return Ok(());
             }
         }
@@ -181,7 +186,7 @@ impl Backend {
         if self.table.stale().is_some() {
             self.absences.interrupted();
         }
-        let table = Arc::new(self.read_table());
+        let table = self.read_table();
         let blind = self.blind();
         let adoption = self.adopt(&table, blind);
         let plan = match adoption.actions.as_slice() {
@@ -329,8 +334,9 @@ impl Backend {
         hsdo.adopt(&self.settings, table, answer, &confirmed, now())
     }
 
-    fn read_table(&self) -> Table {
-        Table::read(&self.settings.name, self.table.entries().values())
+    fn read_table(&mut self) -> Arc<Table> {
+        let read = || Arc::new(Table::read(&self.settings.name, self.table.entries().values()));
+        self.read.get_or_insert_with(read).clone()
     }
 
     /// Plans on a thread of its own, which a stop leaves behind: a hundred thousand endpoints take a
