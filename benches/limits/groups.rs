@@ -128,8 +128,8 @@ fn reads(report: &mut Report) {
         let report = || world.get(&format!("haproxies/lb{number}"));
         until(|| report().is_some_and(|report| report.contains("\"converged\":true")));
     }
-    // Until every first report is written and read.
-    std::thread::sleep(Duration::from_secs(10));
+    // Until every first report is written and read, and nothing has changed for long.
+    std::thread::sleep(Duration::from_secs(60));
     let units = || ports.iter().map(|port| read_units(*port)).sum::<f64>();
     let (before, started) = (units(), Instant::now());
     std::thread::sleep(QUIET);

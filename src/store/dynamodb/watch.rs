@@ -20,6 +20,9 @@ const GAP: Duration = Duration::from_secs(2);
 /// How much more often a watch looks right after a change, since changes come in groups.
 const BUSY: u32 = 4;
 
+/// How much more rarely it looks after a long quiet.
+const QUIET: u32 = 3;
+
 pub(super) fn start(store: DynamoStore, prefix: Prefix) -> Watch {
     let watcher = Watcher {
         store,
@@ -109,7 +112,7 @@ impl Watcher {
             () = tokio::time::sleep(self.wait) => {}
             () = moved => {}
         }
-        self.wait = (self.wait * 2).clamp(shared.poll / BUSY, shared.poll);
+        self.wait = next_wait(self.wait, shared.poll);
         let ask = Ask::new("watch", &self.prefix);
         let head = shared.recent_head(&ask, self.wait / 2).await?;
         if head < position && shared.read_head(&ask, true).await? < position {
@@ -158,6 +161,16 @@ impl Watcher {
     }
 }
 
+/// Twice as long up to the poll, then in small steps: it takes some forty polls without a change to
+/// come to the longest.
+fn next_wait(wait: Duration, poll: Duration) -> Duration {
+    if wait < poll {
+        (wait * 2).clamp(poll / BUSY, poll)
+    } else {
+        wait.mul_f64(1.05).min(poll * QUIET)
+    }
+}
+
 impl Shared {
     /// The head as of a look that is younger than this. Several watches of one handle share looks.
     async fn recent_head(&self, ask: &Ask, age: Duration) -> Result<u64> {
@@ -189,5 +202,24 @@ impl Shared {
 
     fn head(&self) -> MutexGuard<'_, Option<(Instant, u64)>> {
         self.head.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_come_often_after_a_change_and_rarely_after_a_long_quiet() {
+        let poll = Duration::from_secs(1);
+        let mut waits = vec![next_wait(Duration::ZERO, poll)];
+        while waits.last() != Some(&(poll * QUIET)) {
+            waits.push(next_wait(waits[waits.len() - 1], poll));
+            assert!(waits.len() < 30, "{waits:?}");
+        }
+        assert_eq!(waits[0], poll / BUSY);
+        assert_eq!(waits[2], poll);
+        let until_rarest: Duration = waits.iter().sum();
+        assert!((poll * 35..poll * 50).contains(&until_rarest), "{until_rarest:?}");
     }
 }
