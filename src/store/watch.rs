@@ -1,12 +1,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt as _};
+use tokio::sync::mpsc;
 
 use super::{Entry, Error, Key, Listing, Revision};
+use crate::daemon::spawn_owned;
 
 /// One key's change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +50,31 @@ pub struct Watch(BoxStream<'static, WatchEvent>);
 impl Watch {
     pub fn new(stream: impl Stream<Item = WatchEvent> + Send + 'static) -> Self {
         Self(stream.boxed())
+    }
+
+    /// A watch whose events come from a task of its own, which is at most two of them ahead: where
+    /// the stream shares something with the calls of its handle, such as a lock, they would wait for
+    /// whoever polls it no more. The `end` is said if the stream ends, or panics.
+    pub(super) fn driven(
+        stream: impl Stream<Item = WatchEvent> + Send + 'static,
+        end: Error,
+    ) -> Self {
+        let (told, events) = mpsc::channel(1);
+        let task = spawn_owned(async move {
+            let mut stream = pin!(stream);
+            while let Some(event) = stream.next().await {
+                if told.send(event).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Self::new(stream::unfold(Some((events, task, end)), async |watch| {
+            let (mut events, task, end) = watch?;
+            match events.recv().await {
+                Some(event) => Some((event, Some((events, task, end)))),
+                None => Some((WatchEvent::Interrupted(end), None)),
+            }
+        }))
     }
 
     /// The next event; cancel-safe.

@@ -5,13 +5,12 @@ use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::stream;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::calls::Ask;
-use super::{DynamoStore, Shared, items};
-use crate::daemon::{Backoff, spawn_owned};
-use crate::store::{Change, ErrorKind, Prefix, Result, Watch, WatchEvent};
+use super::{DynamoStore, NAME, Shared, items};
+use crate::daemon::Backoff;
+use crate::store::{Change, Error, ErrorKind, Prefix, Result, Watch, WatchEvent};
 
 /// How long a commit that the head shows may be missing from the log, before a listing stands in
 /// for it.
@@ -24,9 +23,11 @@ const BUSY: u32 = 4;
 const QUIET: u32 = 3;
 
 pub(super) fn start(store: DynamoStore, prefix: Prefix) -> Watch {
+    let reason = "the watch has ended";
+    let end = Error::new(ErrorKind::Unavailable, NAME, "watch", &prefix, reason);
     let watcher = Watcher {
         store,
-        prefix: prefix.clone(),
+        prefix,
         position: None,
         pending: VecDeque::new(),
         interrupted: false,
@@ -34,19 +35,12 @@ pub(super) fn start(store: DynamoStore, prefix: Prefix) -> Watch {
         gap: None,
         backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
     };
-    let (events, heard) = mpsc::channel(1);
-    // A task of its own: the watches of a handle look one after the other, and a look that nobody
-    // polls would keep all others waiting.
-    let task = spawn_owned(watcher.run(events));
-    Watch::new(stream::unfold(Some((heard, task, prefix)), |watch| async move {
-        let (mut heard, task, prefix) = watch?;
-        if let Some(event) = heard.recv().await {
-            return Some((event, Some((heard, task, prefix))));
-        }
-        let ask = Ask::new("watch", &prefix);
-        let panicked = ask.error(ErrorKind::Unavailable, "the watch's task has ended");
-        Some((WatchEvent::Interrupted(panicked), None))
-    }))
+    let events = stream::unfold(watcher, async |mut watcher: Watcher| {
+        let event = watcher.next().await;
+        Some((event, watcher))
+    });
+    // The watches of a handle look one after the other.
+    Watch::driven(events, end)
 }
 
 struct Watcher {
@@ -65,15 +59,6 @@ struct Watcher {
 }
 
 impl Watcher {
-    async fn run(mut self, events: mpsc::Sender<WatchEvent>) {
-        loop {
-            let event = self.next().await;
-            if events.send(event).await.is_err() {
-                return;
-            }
-        }
-    }
-
     async fn next(&mut self) -> WatchEvent {
         loop {
             if let Some(event) = self.pending.pop_front() {

@@ -14,6 +14,8 @@ use crate::daemon::Backoff;
 use crate::store::{Error, ErrorKind, Prefix, Result, Revision, Watch, WatchEvent};
 
 pub(super) fn start(shared: Arc<Shared>, prefix: Prefix) -> Watch {
+    let reason = "the watch has ended";
+    let end = Error::new(ErrorKind::Unavailable, NAME, "watch", &prefix, reason);
     let watcher = Watcher {
         shared,
         prefix,
@@ -22,10 +24,12 @@ pub(super) fn start(shared: Arc<Shared>, prefix: Prefix) -> Watch {
         interrupted: false,
         backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
     };
-    Watch::new(stream::unfold(watcher, async |mut watcher: Watcher| {
+    let events = stream::unfold(watcher, async |mut watcher: Watcher| {
         let event = watcher.next().await;
         Some((event, watcher))
-    }))
+    });
+    // It takes part in making the connections of its handle.
+    Watch::driven(events, end)
 }
 
 struct Watcher {
