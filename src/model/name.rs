@@ -158,8 +158,8 @@ impl ServerPrefix {
     /// spelling of `srv7`.
     pub fn slot(&self, server: &str) -> Option<SlotNumber> {
         let number = server.strip_prefix(self.0.as_str())?;
-        let slot: SlotNumber = number.parse().ok()?;
-        (slot.to_string() == number).then_some(slot)
+        // Neither a sign nor a leading zero.
+        number.starts_with(|c| matches!(c, '1'..='9')).then(|| number.parse().ok())?
     }
 
     pub fn as_str(&self) -> &str {

@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::table::{Held, Table};
@@ -32,7 +31,8 @@ impl Desired {
 /// What every slot of a HAProxy backend is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    slots: BTreeMap<SlotNumber, Desired>,
+    /// In their order.
+    slots: Vec<(SlotNumber, Desired)>,
     /// How many places the backend needs.
     pub places: u32,
 }
@@ -47,12 +47,14 @@ impl Wanted {
 
     /// A slot without an entry is in maint: it is free, or the table is shorter than the backend.
     pub fn of(&self, slot: SlotNumber) -> Desired {
-        self.slots.get(&slot).copied().unwrap_or(Desired::Maint)
+        let at = self.slots.binary_search_by_key(&slot, |(slot, _)| *slot);
+        let held = at.ok().and_then(|at| self.slots.get(at));
+        held.map_or(Desired::Maint, |(_, desired)| *desired)
     }
 
     /// The slots that are not simply free.
     pub fn held(&self) -> impl Iterator<Item = (SlotNumber, Desired)> {
-        self.slots.iter().map(|(slot, desired)| (*slot, *desired))
+        self.slots.iter().copied()
     }
 }
 

@@ -9,7 +9,8 @@ use crate::model::{ServerName, ServerPrefix, SlotNumber};
 #[derive(Debug)]
 pub struct Places<'a> {
     prefix: ServerPrefix,
-    pub slots: BTreeMap<SlotNumber, &'a ObservedServer>,
+    /// In the order of the slots, each once.
+    pub slots: Vec<(SlotNumber, &'a ObservedServer)>,
     /// The other servers, which are left alone: names by id.
     pub foreign: BTreeMap<u32, String>,
 }
@@ -27,21 +28,27 @@ pub fn places<'a>(
         Some(prefix) => prefix.clone(),
         None => detect(target, servers, need)?,
     };
-    let mut places = Places { prefix, slots: BTreeMap::new(), foreign: BTreeMap::new() };
+    let mut places = Places { prefix, slots: Vec::new(), foreign: BTreeMap::new() };
     for server in servers {
         match places.prefix.slot(&server.name) {
-            Some(slot) => {
-                places.slots.insert(slot, server);
-            }
+            Some(slot) => places.slots.push((slot, server)),
             None => {
                 places.foreign.insert(server.id, server.name.clone());
             }
         }
     }
+    // HAProxy has them in this order already, unless they were added at runtime.
+    places.slots.sort_by_key(|(slot, _)| *slot);
+    places.slots.dedup_by_key(|(slot, _)| *slot);
     Ok(places)
 }
 
 impl Places<'_> {
+    pub fn get(&self, slot: SlotNumber) -> Option<&ObservedServer> {
+        let at = self.slots.binary_search_by_key(&slot, |(slot, _)| *slot).ok()?;
+        self.slots.get(at).map(|(_, server)| *server)
+    }
+
     /// The name of a slot's server.
     pub fn name(&self, slot: SlotNumber) -> ServerName {
         self.prefix.server(slot)
@@ -52,7 +59,8 @@ impl Places<'_> {
         if target.mode != Mode::Slots {
             return None;
         }
-        let mut missing = SlotNumber::first(need).filter(|slot| !self.slots.contains_key(slot));
+        let mut slots = self.slots.iter().map(|(slot, _)| *slot).peekable();
+        let mut missing = SlotNumber::first(need).filter(|slot| slots.next_if_eq(slot).is_none());
         let first = missing.next()?;
         Some(Problem::TooFewPlaces {
             backend: target.backend.clone(),
@@ -92,7 +100,7 @@ mod tests {
     fn found(names: &[&str]) -> Result<Vec<u32>, Problem> {
         let servers: Vec<ObservedServer> = names.iter().map(|name| named(name)).collect();
         let detecting = Target { prefix: None, ..target() };
-        places(&detecting, &servers, 2).map(|p| p.slots.keys().map(|s| s.get()).collect())
+        places(&detecting, &servers, 2).map(|p| p.slots.iter().map(|(s, _)| s.get()).collect())
     }
 
     #[test]

@@ -51,13 +51,11 @@ pub fn plan(
     servers: Option<&[ObservedServer]>,
     learnt: &Learnt,
 ) -> Plan {
-    let held: Vec<SlotNumber> =
-        wanted.held().filter(|(_, d)| d.needs_server()).map(|(slot, _)| slot).collect();
-    let unusable = |problem| Plan {
-        drift: held.iter().copied().collect(),
-        unplaced: held.clone(),
-        problems: vec![problem],
-        ..Plan::default()
+    let unusable = |problem| {
+        let held = wanted.held().filter(|(_, desired)| desired.needs_server());
+        let unplaced: Vec<SlotNumber> = held.map(|(slot, _)| slot).collect();
+        let drift = unplaced.iter().copied().collect();
+        Plan { drift, unplaced, problems: vec![problem], ..Plan::default() }
     };
     let Some(servers) = servers else {
         return unusable(Problem::NoBackend { backend: target.backend.clone() });
@@ -94,8 +92,8 @@ impl Planner<'_> {
     fn plan(&self) -> Plan {
         let mut plan = Plan { problems: self.problems(), ..Plan::default() };
         let mut steps: Vec<(SlotNumber, Step)> = Vec::new();
-        for slot in self.slots() {
-            let (step, drifts) = self.slot(slot, &mut plan);
+        for (slot, desired, server) in self.slots() {
+            let (step, drifts) = self.slot(slot, desired, server, &mut plan);
             if drifts {
                 plan.drift.insert(slot);
             }
@@ -117,8 +115,7 @@ impl Planner<'_> {
     /// takes the place of another has to pass its first checks. The table ends a drain that takes
     /// too long, which nothing holds up.
     fn hold(&self, steps: &mut Vec<(SlotNumber, Step)>) -> BTreeSet<SlotNumber> {
-        let serves =
-            |slot| self.places.slots.get(&slot).is_some_and(|server| takes_traffic(server));
+        let serves = |slot| self.places.get(slot).is_some_and(takes_traffic);
         let ends = |(slot, step): &(SlotNumber, Step)| {
             let drains = matches!(self.wanted.of(*slot), Desired::Drain { .. });
             (drains && step.urgency == Urgency::Stop && serves(*slot)).then_some(*slot)
@@ -138,7 +135,7 @@ impl Planner<'_> {
         };
         let comes = |(slot, desired)| {
             let wanted = matches!(desired, Desired::Ready { weight, .. } if weight > Weight::ZERO);
-            wanted && (self.places.slots.contains_key(&slot) || steps_of.contains_key(&slot))
+            wanted && (self.places.get(slot).is_some() || steps_of.contains_key(&slot))
         };
         if self.wanted.held().any(stays) || !self.wanted.held().any(comes) {
             return BTreeSet::new();
@@ -147,15 +144,29 @@ impl Planner<'_> {
         drains
     }
 
-    /// Every slot that the table or HAProxy has.
-    fn slots(&self) -> BTreeSet<SlotNumber> {
-        self.wanted.held().map(|(slot, _)| slot).chain(self.places.slots.keys().copied()).collect()
+    /// Every slot that the table or HAProxy has: what it is to be, and the server in its place.
+    fn slots(&self) -> impl Iterator<Item = (SlotNumber, Desired, Option<&ObservedServer>)> {
+        let mut wanted = self.wanted.held().peekable();
+        let mut places = self.places.slots.iter().copied().peekable();
+        std::iter::from_fn(move || {
+            let next = [wanted.peek().map(|(slot, _)| *slot), places.peek().map(|(slot, _)| *slot)];
+            let slot = next.into_iter().flatten().min()?;
+            let desired = wanted.next_if(|(at, _)| *at == slot);
+            let server = places.next_if(|(at, _)| *at == slot);
+            let desired = desired.map_or(Desired::Maint, |(_, desired)| desired);
+            Some((slot, desired, server.map(|(_, server)| server)))
+        })
     }
 
     /// A slot's next step, and whether it differs from what is wanted.
-    fn slot(&self, slot: SlotNumber, plan: &mut Plan) -> (Option<Step>, bool) {
-        let desired = self.wanted.of(slot);
-        match (self.places.slots.get(&slot), &self.target.mode) {
+    fn slot(
+        &self,
+        slot: SlotNumber,
+        desired: Desired,
+        server: Option<&ObservedServer>,
+        plan: &mut Plan,
+    ) -> (Option<Step>, bool) {
+        match (server, &self.target.mode) {
             (Some(server), Mode::Dynamic(_)) if desired == Desired::Maint => {
                 let step = self.delete(slot, server);
                 let in_maint = step.urgency == Urgency::Delete;
@@ -344,8 +355,8 @@ impl Planner<'_> {
 
     fn sessions(&self) -> BTreeMap<SlotNumber, u64> {
         let drains = |slot| matches!(self.wanted.of(slot), Desired::Drain { .. });
-        let servers = self.places.slots.iter().filter(|(slot, _)| drains(**slot));
-        servers.filter_map(|(slot, server)| Some((*slot, server.sessions?))).collect()
+        let known = self.places.slots.iter().filter_map(|(s, server)| Some((*s, server.sessions?)));
+        known.filter(|(slot, _)| drains(*slot)).collect()
     }
 
     fn problems(&self) -> Vec<Problem> {
