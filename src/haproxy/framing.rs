@@ -13,7 +13,7 @@ pub(super) struct Framer {
     expected: usize,
     replies: Vec<String>,
     /// Lines of the reply that has not ended.
-    open: Option<String>,
+    open: Option<Vec<u8>>,
     /// Bytes after the last newline.
     rest: Vec<u8>,
     bytes: usize,
@@ -81,22 +81,30 @@ impl Framer {
     fn line(&mut self, line: &[u8]) {
         let mut line = line;
         if let Some(rest) = line.strip_prefix(self.prompt.as_slice()) {
-            self.replies.extend(self.open.take());
+            self.end();
             line = rest;
         }
         if line.is_empty() {
-            self.replies.push(self.open.take().unwrap_or_default());
-            return;
+            self.open.get_or_insert_default();
+            return self.end();
         }
         self.line_too_long |= line.starts_with(LINE_TOO_LONG);
-        let text = String::from_utf8_lossy(line);
         match &mut self.open {
             Some(open) => {
-                open.push('\n');
-                open.push_str(&text);
+                open.push(b'\n');
+                open.extend_from_slice(line);
             }
-            None => self.open = Some(text.into_owned()),
+            None => self.open = Some(line.to_vec()),
         }
+    }
+
+    /// Ends the open reply, where there is one.
+    fn end(&mut self) {
+        let text = |open| match String::from_utf8(open) {
+            Ok(text) => text,
+            Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+        };
+        self.replies.extend(self.open.take().map(text));
     }
 
     fn progress(&mut self) -> Progress {
@@ -108,7 +116,7 @@ impl Framer {
         }
         let ended = self.replies.len() + usize::from(self.open.is_some());
         if self.rest == self.prompt && ended == self.expected {
-            self.replies.extend(self.open.take());
+            self.end();
             return Progress::Done;
         }
         Progress::More

@@ -50,7 +50,7 @@ pub(super) fn servers(reply: &str) -> Result<Rows, ParseError> {
     let mut rows = Rows { proxy: None, servers: Vec::new() };
     let mut fields = Vec::with_capacity(columns.count);
     for (line, text) in lines {
-        let row = Row::read(line, text, ' ', columns.count, &mut fields)?;
+        let row = Row::read(line, text, b' ', columns.count, &mut fields)?;
         rows.proxy.get_or_insert(row.number(columns.proxy, "be_id")?);
         rows.servers.push(columns.server(&row)?);
     }
@@ -69,7 +69,7 @@ pub(super) fn sessions(reply: &str) -> Result<HashMap<(String, String), u64>, Pa
     let mut sessions = HashMap::new();
     let mut fields = Vec::with_capacity(names.len());
     for (line, text) in lines {
-        let row = Row::read(line, text, ',', names.len(), &mut fields)?;
+        let row = Row::read(line, text, b',', names.len(), &mut fields)?;
         let name =
             (row.field(proxy, "pxname")?.to_owned(), row.field(server, "svname")?.to_owned());
         let current: u64 = row.number(current, "scur")?;
@@ -92,7 +92,7 @@ pub(super) fn glance(reply: &str) -> Result<Option<Glance>, ParseError> {
         (at("svname")?, at("status")?, at("uweight")?, at("addr")?);
     let Some((line, text)) = lines.next() else { return Ok(None) };
     let mut fields = Vec::with_capacity(names.len());
-    let row = Row::read(line, text, ',', names.len(), &mut fields)?;
+    let row = Row::read(line, text, b',', names.len(), &mut fields)?;
     Ok(Some(Glance {
         name: row.field(name, "svname")?.to_owned(),
         address: row.field(address, "addr")?.parse().ok(),
@@ -178,12 +178,18 @@ impl<'a, 'f> Row<'a, 'f> {
     fn read(
         line: usize,
         text: &'a str,
-        by: char,
+        by: u8,
         columns: usize,
         fields: &'f mut Vec<&'a str>,
     ) -> Result<Self, ParseError> {
         fields.clear();
-        fields.extend(text.split(by));
+        let mut start = 0;
+        // The fields are too short for a search that has to be set up for each.
+        for (end, _) in text.bytes().enumerate().filter(|(_, byte)| *byte == by) {
+            fields.push(&text[start..end]);
+            start = end + 1;
+        }
+        fields.push(&text[start..]);
         if fields.len() < columns {
             let problem = format!("it has {} of {columns} columns", fields.len());
             return Err(error(line, text, problem));
