@@ -9,6 +9,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tokio::runtime::Builder;
 
 use crate::config::{Globals, LogSettings};
 use crate::daemon::telemetry;
@@ -80,12 +81,7 @@ pub fn main() -> ExitCode {
 }
 
 fn start(cli: Cli) -> CommandResult {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if !matches!(cli.command, Command::Serve(_)) {
-        // The others mostly wait, and each thread keeps memory of its own (glibc's arenas): a
-        // megabyte and more of a discover with a thousand servers.
-        builder.worker_threads(1);
-    }
+    let mut builder = runtime(&cli.command);
     let runtime = builder
         .enable_all()
         .build()
@@ -94,6 +90,22 @@ fn start(cli: Cli) -> CommandResult {
     // A blocking call that hangs (a full disk, a dead mount) must not keep the process alive.
     runtime.shutdown_background();
     result
+}
+
+fn runtime(command: &Command) -> Builder {
+    match command {
+        Command::Serve(_) => Builder::new_multi_thread(),
+        // A pass waits for HAProxy up to once a command: one thread hears a reply and goes on with
+        // it, where two would wake each other.
+        Command::SyncHaproxy(_) => Builder::new_current_thread(),
+        _ => {
+            let mut builder = Builder::new_multi_thread();
+            // The others mostly wait, and each thread keeps memory of its own (glibc's arenas): a
+            // megabyte and more of a discover with a thousand servers.
+            builder.worker_threads(1);
+            builder
+        }
+    }
 }
 
 async fn run(cli: Cli) -> CommandResult {

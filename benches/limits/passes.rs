@@ -7,7 +7,7 @@ use std::time::Duration;
 use lbctl::model::{Timestamp, keys};
 use lbctl::store::Txn;
 use lbctl::sync_haproxy::{Engine, Views};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Runtime};
 
 use super::bare::{self, Bare};
 use super::fixture::{self, BACKEND, TABLE, numbers};
@@ -58,7 +58,8 @@ pub fn little_or_nothing(report: &mut Report) {
 impl Bench {
     fn start(version: Version, slots: u32) -> Option<Self> {
         let haproxy = fixture::haproxy(version, slots)?;
-        let runtime = Runtime::new().unwrap();
+        // As sync-haproxy has it.
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let (engine, socket) = (fixture::engine(&haproxy), haproxy.socket_path());
         Some(Self { haproxy, socket, slots, engine, runtime })
     }
