@@ -9,7 +9,10 @@ mod sync;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use aws_config::SdkConfig;
+use aws_config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType,
@@ -122,6 +125,12 @@ pub struct Site {
 /// What every source sees.
 pub type Running = Arc<Mutex<Vec<Instance>>>;
 
+/// As HSDO's clients of AWS are: they wait for an answer, where a store gives up and asks anew.
+fn patient(config: SdkConfig) -> SdkConfig {
+    let timeouts = TimeoutConfig::builder().operation_attempt_timeout(Duration::from_secs(60));
+    config.into_builder().timeout_config(timeouts.build()).build()
+}
+
 impl Site {
     /// With a table of free rows.
     pub fn start(rows: u32) -> Option<Self> {
@@ -131,7 +140,7 @@ impl Site {
         let StoreUrl::Dynamo(url) = moto.url(&table, moto.port()).parse().unwrap() else {
             panic!()
         };
-        let client = world.block_on(async { Client::new(&config(&url).await) });
+        let client = world.block_on(async { Client::new(&patient(config(&url).await)) });
         let proxy = world.block_on(Proxy::start(moto.port()));
         let site = Self { world, _moto: moto, proxy, table, client, running: Running::default() };
         site.make_table();
