@@ -28,6 +28,9 @@ pub enum Fault {
 pub const FAULTS: [Fault; 6] =
     [Fault::Throttle, Fault::Internal, Fault::Expired, Fault::Silence, Fault::Half, Fault::Lost];
 
+/// The termination hook that every group has.
+pub const HOOK: &str = "drained";
+
 #[derive(Debug)]
 pub struct Front {
     port: u16,
@@ -45,6 +48,8 @@ struct State {
     addresses: Mutex<BTreeMap<String, String>>,
     /// Instances that EC2 does not know.
     unknown: Mutex<BTreeSet<String>>,
+    /// Instances whose end nobody may complete.
+    refused: Mutex<BTreeSet<String>>,
     /// Which instance, in which group, by which hook.
     completed: Mutex<Vec<(String, String, String)>>,
 }
@@ -92,6 +97,15 @@ impl Front {
     pub fn set_unknown(&self, instance: &str, unknown: bool) {
         let mut all = self.state.unknown.lock().unwrap();
         match unknown {
+            true => all.insert(instance.to_owned()),
+            false => all.remove(instance),
+        };
+    }
+
+    /// Every call that would complete an instance's end is refused, or taken again.
+    pub fn refuse(&self, instance: &str, refused: bool) {
+        let mut all = self.state.refused.lock().unwrap();
+        match refused {
             true => all.insert(instance.to_owned()),
             false => all.remove(instance),
         };
@@ -169,12 +183,15 @@ impl State {
     /// Answers as AWS does, the second time too.
     fn complete(&self, body: &str) -> Vec<u8> {
         let id = field(body, "InstanceId");
+        if self.refused.lock().unwrap().contains(&id) {
+            return refusal(400, "ValidationError", "the request is refused for good");
+        }
+        let (group, hook) = (field(body, "AutoScalingGroupName"), field(body, "LifecycleHookName"));
         let mut lifecycles = self.lifecycles.lock().unwrap();
-        match lifecycles.get_mut(&id).filter(|state| *state == "Terminating:Wait") {
+        let waits = |state: &&mut String| *state == "Terminating:Wait" && hook == HOOK;
+        match lifecycles.get_mut(&id).filter(waits) {
             Some(state) => {
                 "Terminating:Proceed".clone_into(state);
-                let (group, hook) =
-                    (field(body, "AutoScalingGroupName"), field(body, "LifecycleHookName"));
                 self.completed.lock().unwrap().push((id, group, hook));
                 message(
                     200,

@@ -3,11 +3,11 @@
 use lbctl::model::SlotState;
 
 use super::Fleet;
-use super::front::Fault;
+use super::front::{self, Fault};
 use crate::support::eventually;
 use crate::support::haproxy::Client;
 
-const HOOK: [&str; 2] = ["--complete-lifecycle", "drained"];
+const HOOK: [&str; 2] = ["--complete-lifecycle", front::HOOK];
 
 /// A session with a server.
 fn session_with(fleet: &Fleet, id: &str) -> Client {
@@ -39,7 +39,7 @@ fn an_instance_ends_once_its_last_session_has_and_is_told_so_once() {
     let completed = eventually(&format!("the end\n{}", discover.tail()), || {
         Some(fleet.front.completed()).filter(|all| !all.is_empty())
     });
-    assert_eq!(completed, [(id.clone(), group.clone(), "drained".to_owned())]);
+    assert_eq!(completed, [(id.clone(), group.clone(), front::HOOK.to_owned())]);
     fleet.cloud.terminate(&id, true);
     let then = looks();
     eventually("six more looks", || (looks() >= then + 6).then_some(()));
@@ -89,4 +89,45 @@ fn an_answer_that_is_lost_is_not_asked_for_twice() {
     assert_eq!(fleet.front.completed().len(), 1);
     // It does not wait any more: nobody asks again, or is told that it is over.
     assert!(fleet.front.calls("CompleteLifecycleAction") <= 2);
+}
+
+/// One that AWS refuses whenever it is tried, such as for a right that is missing.
+#[test]
+fn a_call_that_is_refused_for_good_holds_up_no_other() {
+    let Some(mut fleet) = Fleet::simple() else { return };
+    let group = fleet.cloud.group("web", 3);
+    let mut discover = fleet.discover("discover", &format!("asg:{group}"), &HOOK);
+    fleet.equals(&[&group], &discover);
+    // Calls are made in the order of the ids.
+    let mut ids = fleet.slots().into_keys();
+    let (refused, behind) = (ids.next().unwrap(), ids.next().unwrap());
+    fleet.front.refuse(&refused, true);
+    fleet.front.set_lifecycle(&refused, "Terminating:Wait");
+    let said = format!("instance {refused} of {group}: CompleteLifecycleAction: ValidationError");
+    discover.wait_for_log(&said);
+    fleet.front.set_lifecycle(&behind, "Terminating:Wait");
+    let completed = || fleet.front.completed().into_iter().map(|(id, ..)| id).collect::<Vec<_>>();
+    eventually(&format!("the end of {behind}\n{}", discover.tail()), || {
+        (completed() == [behind.as_str()]).then_some(())
+    });
+    fleet.front.refuse(&refused, false);
+    eventually(&format!("the end of {refused}\n{}", discover.tail()), || {
+        (completed() == [behind.as_str(), &refused]).then_some(())
+    });
+}
+
+/// AWS answers for a hook that is not there as for an instance that does not wait any more.
+#[test]
+fn a_hook_that_the_group_does_not_have_is_told_by_name() {
+    let Some(mut fleet) = Fleet::simple() else { return };
+    let group = fleet.cloud.group("web", 2);
+    let mut discover =
+        fleet.discover("discover", &format!("asg:{group}"), &["--complete-lifecycle", "drain"]);
+    fleet.equals(&[&group], &discover);
+    let id = fleet.slots().into_keys().next().unwrap();
+    fleet.front.set_lifecycle(&id, "Terminating:Wait");
+    discover.wait_for_log(&format!(
+        "instance {id} of {group} still waits: is drain its group's termination hook?"
+    ));
+    assert_eq!(fleet.front.completed(), []);
 }

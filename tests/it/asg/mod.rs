@@ -2,7 +2,7 @@
 //! `sync-haproxy` and a real HAProxy, with servers at the instances' addresses.
 
 mod faults;
-mod front;
+pub mod front;
 mod lifecycle;
 mod scaling;
 

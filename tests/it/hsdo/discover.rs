@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use lbctl::model::SlotState;
+
 use super::{Row, Site, haproxy, instance, serving};
 use crate::support::eventually;
 
@@ -114,6 +116,32 @@ fn nothing_is_placed_before_hsdos_table_is_seen() {
     site.world.block_on(site.proxy.mend());
     site.agree(&[1, 2], &discover);
     assert_eq!(site.held()[1], (3, "i-1".to_owned(), 10));
+}
+
+/// One that comes when HSDO's table is away knows of no row, and HSDO's server goes on meanwhile.
+#[test]
+fn a_new_leader_gives_no_slot_away_before_it_has_read_hsdos_rows() {
+    let Some(site) = Site::start(4) else { return };
+    site.run(&[1]);
+    {
+        let before = site.discover(4, &[]);
+        site.agree(&[1], &before);
+    }
+    site.world.block_on(site.proxy.cut());
+    site.put(&Row::of(2, &instance(3), 10));
+    site.run(&[1, 2]);
+    let discover = site.discover(4, &[]);
+    let unplaced = "lbctl_discover_unplaced{backend=\"web\"} 1";
+    eventually(&format!("i-2 to be without a slot\n{}", discover.process.tail()), || {
+        discover.ask("/metrics").contains(unplaced).then_some(())
+    });
+    discover.waits_for("web: HSDO's table: HSDO's table");
+    assert_eq!(site.table(), [(1, ("i-1".to_owned(), SlotState::Ready))].into());
+    site.run(&[1, 2, 3]);
+    site.world.block_on(site.proxy.mend());
+    site.agree(&[1, 2, 3], &discover);
+    let places: Vec<_> = site.held().into_iter().map(|(id, name, _)| (id, name)).collect();
+    assert_eq!(places, [(1, "i-1"), (2, "i-3"), (3, "i-2")].map(|(id, n)| (id, n.to_owned())));
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod configured;
 mod damage;
 mod discover;
 mod double;
+mod lifecycle;
 mod sync;
 
 use std::collections::BTreeMap;

@@ -53,9 +53,10 @@ impl Lifecycle {
     pub async fn complete(&mut self, regions: &[Region], released: &BTreeSet<EndpointId>) {
         self.completed.retain(|id, _| self.waiting.contains_key(id));
         let Some(hook) = self.hook.clone() else { return };
-        if let Some((id, _)) = self.completed.iter().find(|(_, looks)| **looks == STILL) {
+        let still = self.completed.iter().find(|(_, looks)| **looks == STILL);
+        if let Some((id, (_, group))) = still.and_then(|(id, _)| self.waiting.get_key_value(id)) {
             self.health.failed(&format!(
-                "instance {id} still waits: is {hook} the termination hook of its group?"
+                "instance {id} of {group} still waits: is {hook} its group's termination hook?"
             ));
         }
         let due: Vec<(EndpointId, (usize, String))> = self
