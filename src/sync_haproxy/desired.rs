@@ -14,6 +14,8 @@ pub enum Desired {
     Ready {
         address: ServerAddress,
         weight: Weight,
+        /// What its weight grows to.
+        target: Weight,
         /// Its ramp begins at weight 0, so that a ready server of weight 0 is a usual sight.
         from_zero: bool,
     },
@@ -80,10 +82,12 @@ fn of(held: &Held, table: &Table, target: &Target, now: Timestamp) -> Desired {
         (SlotState::Drain, Some(address)) => Desired::Drain { address },
         (SlotState::Ready | SlotState::Rest, Some(address)) => {
             let (ramp, own) = (&table.spec.ramp, record.endpoint.weight);
+            let target = ramp.target(own);
             Desired::Ready {
                 address,
                 weight: ramp.weight_at(record.started, now, own),
-                from_zero: ramp.min.min(ramp.target(own)) == Weight::ZERO,
+                target,
+                from_zero: ramp.min.min(target) == Weight::ZERO,
             }
         }
     }
@@ -153,6 +157,25 @@ mod tests {
         assert_eq!([weight(0), weight(9_999), weight(10_000)], [10, 10, 20]);
         assert_eq!(next_step(&table, at(4_000)), Some(Duration::from_secs(6)));
         assert_eq!(next_step(&table, at(1_000_000)), None);
+    }
+
+    #[test]
+    fn a_weight_of_zero_that_grows_is_another_than_one_that_is_wanted() {
+        let unwanted = Endpoint { weight: Some(Weight::ZERO), ..endpoint("b") };
+        let mut table = table(&[
+            (1, held(endpoint("a"), SlotState::Ready)),
+            (2, held(unwanted, SlotState::Ready)),
+        ]);
+        table.spec.ramp.min = Weight::ZERO;
+        let wanted = Wanted::compute(&table, &target(), at(0));
+        let weights = |n| match wanted.of(slot(n)) {
+            Desired::Ready { weight, target, from_zero, .. } => {
+                assert!(from_zero);
+                (weight.get(), target.get())
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!([1, 2].map(weights), [(0, 100), (0, 0)]);
     }
 
     #[test]

@@ -115,7 +115,7 @@ fn unfinished(pass: &Pass) -> String {
         0 => "HAProxy is not what its tables say".to_owned(),
         _ => format!(
             "{held} servers are to drain and go on serving, since no server that stays is up: see \
-             whether the new ones pass their health checks"
+             whether the new ones pass their health checks, and when their weight leaves 0"
         ),
     }
 }

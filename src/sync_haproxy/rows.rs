@@ -211,6 +211,7 @@ mod tests {
         let ready = Desired::Ready {
             address: address("10.0.0.1"),
             weight: Weight::saturating(3),
+            target: Weight::saturating(3),
             from_zero: false,
         };
         assert_eq!(wanted.of(slot(1)), ready);

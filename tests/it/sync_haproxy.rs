@@ -27,6 +27,7 @@ on_every_haproxy! {
     a_reloaded_or_restarted_haproxy_is_filled_again,
     no_request_reaches_a_server_that_never_passed_a_check,
     the_only_server_serves_until_the_one_that_replaces_it_is_up,
+    the_only_server_serves_until_the_one_that_replaces_it_has_a_weight,
     hostile_entries_of_the_store_change_nothing_else,
     servers_may_have_ipv6_addresses,
     a_table_of_many_lines_is_applied_whole,
@@ -207,6 +208,13 @@ async fn put_slot(
 ) {
     let value = serde_json::to_vec(&record(id, address, state)).unwrap();
     commit(store, Txn::new().put(keys::slot(&web(), slot(number)), value)).await;
+}
+
+/// One commit of several slots.
+fn txn<const N: usize>(slots: [(u32, &SlotRecord); N]) -> Txn {
+    slots.into_iter().fold(Txn::new(), |txn, (number, record)| {
+        txn.put(keys::slot(&web(), slot(number)), serde_json::to_vec(record).unwrap())
+    })
 }
 
 fn record(id: &str, address: impl ToString, state: SlotState) -> SlotRecord {
@@ -436,10 +444,7 @@ async fn the_only_server_serves_until_the_one_that_replaces_it_is_up(version: Ve
         });
         let drained = record("old", old.address(), SlotState::Drain);
         let placed = record("new", new.address(), SlotState::Ready);
-        let txn = [(1, drained), (2, placed)].iter().fold(Txn::new(), |txn, (number, record)| {
-            txn.put(keys::slot(&web(), slot(*number)), serde_json::to_vec(record).unwrap())
-        });
-        commit(&world.store, txn).await;
+        commit(&world.store, txn([(1, &drained), (2, &placed)])).await;
         let is_started = || {
             let servers = world.haproxy.servers("app");
             let new = servers.iter().find(|server| server.get("srv_name") == "srv2");
@@ -449,13 +454,14 @@ async fn the_only_server_serves_until_the_one_that_replaces_it_is_up(version: Ve
             assert_eq!(Client::get(frontend).as_deref(), Some("old"), "{case:?}");
             is_started().then(Instant::now)
         });
-        let report = world.report().await.unwrap();
-        assert!(!report.backends[&web()].converged, "{case:?}: it called itself converged");
+        world.reported("that something is left to do", |web| !web.converged).await;
         // Also in the passes after the one that started the new one.
         eventually(&world.say("two more seconds"), || {
             assert_eq!(Client::get(frontend).as_deref(), Some("old"), "{case:?}");
             (started.elapsed() > Duration::from_secs(2)).then_some(())
         });
+        let report = world.report().await.unwrap();
+        assert!(!report.backends[&web()].converged, "{case:?}: it called itself converged");
         new.set_healthy(true);
         eventually(&world.say("the new server alone to answer"), || {
             let answer = Client::get(frontend);
@@ -464,6 +470,51 @@ async fn the_only_server_serves_until_the_one_that_replaces_it_is_up(version: Ve
         });
         assert_eq!(Client::get(frontend).as_deref(), Some("new"), "{case:?}");
         world.converged().await;
+    }
+}
+
+/// The same where a new server's weight begins at 0 and grows later.
+async fn the_only_server_serves_until_the_one_that_replaces_it_has_a_weight(version: Version) {
+    for case in [CASES[0], CASES[3]] {
+        let full = Weight::saturating(100);
+        let interval = Duration::from_secs(3);
+        let ramp = Ramp { min: Weight::ZERO, interval, ..Ramp::flat(full) };
+        let backend = case.backend(3).http().line("option httpchk GET /health");
+        let Some(world) = World::with(version, case, 3, backend, ramp).await else { return };
+        let servers = [("old", "127.0.0.2"), ("new", "127.0.0.3"), ("unwanted", "127.0.0.4")];
+        let [old, new, unwanted] = servers.map(|(name, ip)| NamedServer::start(name, ip));
+        world.put(1, "old", old.address(), SlotState::Ready).await;
+        let frontend = world.haproxy.frontend("app");
+        eventually(&world.say("the old server to answer"), || {
+            (Client::get(frontend)? == "old").then_some(())
+        });
+        let drained = record("old", old.address(), SlotState::Drain);
+        let mut placed = record("new", new.address(), SlotState::Ready);
+        let mut never = record("unwanted", unwanted.address(), SlotState::Ready);
+        never.endpoint.weight = Some(Weight::ZERO);
+        commit(&world.store, txn([(1, &drained), (2, &placed), (3, &never)])).await;
+        let is_in = |place: &str, state: &str, weight: u32| {
+            let servers = world.haproxy.servers("app");
+            let server = servers.iter().find(|server| server.get("srv_name") == place);
+            server.is_some_and(|s| s.state() == state && s.weight() == weight)
+        };
+        let mut waited = false;
+        eventually(&world.say("the new server alone to answer"), || {
+            let answer = Client::get(frontend);
+            assert!(answer.is_some(), "{case:?}: a request was lost");
+            waited |= is_in("srv2", "ready", 0) && answer.as_deref() == Some("old");
+            is_in("srv1", "drain", 100).then_some(())
+        });
+        assert!(waited, "{case:?}: the new server had a weight from the start");
+        assert_eq!(Client::get(frontend).as_deref(), Some("new"), "{case:?}");
+        world.converged().await;
+
+        // Who is wanted at 0 is nobody to wait for.
+        placed.state = SlotState::Drain;
+        commit(&world.store, txn([(2, &placed)])).await;
+        world.converged().await;
+        assert!(is_in("srv2", "drain", 100), "{case:?}");
+        assert_eq!(unwanted.answered(), 0, "{case:?}");
     }
 }
 

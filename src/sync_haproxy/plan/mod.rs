@@ -112,8 +112,8 @@ impl Planner<'_> {
     }
 
     /// Takes out the drains that would leave no server up while one is still to come: a server that
-    /// takes the place of another has to pass its first checks. The table ends a drain that takes
-    /// too long, which nothing holds up.
+    /// takes the place of another has to pass its first checks, and its ramp may begin at weight 0.
+    /// The table ends a drain that takes too long, which nothing holds up.
     fn hold(&self, steps: &mut Vec<(SlotNumber, Step)>) -> BTreeSet<SlotNumber> {
         let serves = |slot| self.places.get(slot).is_some_and(takes_traffic);
         let ends = |(slot, step): &(SlotNumber, Step)| {
@@ -128,14 +128,20 @@ impl Planner<'_> {
             steps.iter().map(|(slot, step)| (*slot, step.urgency)).collect();
         let stays = |(slot, desired)| match desired {
             Desired::KeepAsIs => serves(slot),
-            Desired::Ready { .. } => {
-                serves(slot) && steps_of.get(&slot).is_none_or(|step| *step == Urgency::Weigh)
+            Desired::Ready { weight, .. } => {
+                let starts = || steps_of.get(&slot).is_some_and(|step| *step != Urgency::Weigh);
+                weight > Weight::ZERO && serves(slot) && !starts()
             }
             Desired::Maint | Desired::Drain { .. } => false,
         };
-        let comes = |(slot, desired)| {
-            let wanted = matches!(desired, Desired::Ready { weight, .. } if weight > Weight::ZERO);
-            wanted && (self.places.get(slot).is_some() || steps_of.contains_key(&slot))
+        let comes = |(slot, desired)| match (desired, self.places.get(slot)) {
+            (Desired::Ready { target, .. }, Some(server)) => {
+                self.possible(target, server) > Weight::ZERO
+            }
+            (Desired::Ready { target, .. }, None) => {
+                target > Weight::ZERO && steps_of.contains_key(&slot)
+            }
+            _ => false,
         };
         if self.wanted.held().any(stays) || !self.wanted.held().any(comes) {
             return BTreeSet::new();

@@ -7,12 +7,16 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::haproxy::AdminFlags;
-use crate::model::{Endpoint, SlotState};
+use crate::model::{BackendSpec, Endpoint, Ramp, SlotState};
 use crate::sync_haproxy::predict::predict;
 use crate::sync_haproxy::table::{Held, Table};
 use crate::sync_haproxy::testing::{at, backend_spec, endpoint, held, named, table, target};
 
 const SLOTS: u32 = 5;
+
+/// Before the first step of a ramp, and from one step to the next, in milliseconds.
+const EARLY: i64 = 5_000;
+const STEP: i64 = 10_000;
 
 /// A HAProxy backend.
 #[derive(Debug)]
@@ -50,6 +54,30 @@ impl Model {
                 self.verified.insert(server.name.clone());
             }
         }
+    }
+
+    fn serves(&self) -> bool {
+        self.servers.iter().any(is_in_service)
+    }
+
+    /// Whether a server that is to drain takes traffic while another one is to come.
+    fn last_to_drain(&self, wanted: &Wanted, target: &Target) -> bool {
+        let of = |slot| self.servers.iter().find(|s| s.name == format!("srv{slot}"));
+        let drains = |(slot, desired): (SlotNumber, Desired)| match desired {
+            Desired::Drain { address } => {
+                of(slot).is_some_and(|s| is_in_service(s) && shows(s, address))
+            }
+            _ => false,
+        };
+        let comes = |(slot, desired): (SlotNumber, Desired)| match desired {
+            Desired::Ready { target: weight, .. } => {
+                let none = |s: &ObservedServer| self.static_weights && s.initial_weight == 0;
+                let place = of(slot).map_or(target.mode != Mode::Slots, |server| !none(server));
+                weight > Weight::ZERO && place
+            }
+            _ => false,
+        };
+        wanted.held().any(drains) && wanted.held().any(comes)
     }
 
     /// Whether the command was accepted; panics where it would harm live traffic.
@@ -98,28 +126,47 @@ impl Model {
     /// No request meets a server that never passed a check.
     fn assert_gated(&self, name: &str, command: &Command) {
         let Some(server) = self.servers.iter().find(|s| s.name == name) else { return };
-        let serves = server.admin.state() == AdminState::Ready
-            && server.weight > 0
-            && server.operational != 0;
+        let serves = is_in_service(server);
         let gated = !server.check_enabled || self.verified.contains(name);
         let only_way = self.static_weights && matches!(command, Command::SetState { .. });
         assert!(!serves || gated || only_way, "{command} made an unchecked server serve");
     }
 }
 
-/// Rounds as the driver makes them, until there is nothing to do.
-fn converge(model: &mut Model, target: &Target, wanted: &Wanted, checks: &[bool]) -> Plan {
+fn is_in_service(server: &ObservedServer) -> bool {
+    server.admin.state() == AdminState::Ready && server.weight > 0 && server.operational != 0
+}
+
+/// What comes between two rounds.
+#[derive(Debug, Clone, Copy)]
+struct Between {
+    checks: bool,
+    /// A step of the ramps.
+    step: bool,
+}
+
+/// Rounds as the driver makes them, until there is nothing to do; with what is wanted then.
+fn converge(
+    model: &mut Model,
+    target: &Target,
+    table: &Table,
+    between: &[Between],
+) -> (Plan, Wanted) {
     let mut learnt = Learnt::default();
-    for round in 0..16 {
+    let mut now = EARLY;
+    for round in 0..24 {
+        let wanted = Wanted::compute(table, target, at(now));
         let observed = model.observe();
-        let next = plan(target, wanted, Some(&observed), &learnt);
+        let next = plan(target, &wanted, Some(&observed), &learnt);
         if next.actions.is_empty() {
             if next.held.is_empty() {
-                return next;
+                return (next, wanted);
             }
             // What they wait for.
             model.pass_checks();
+            now += STEP;
         }
+        let last = model.last_to_drain(&wanted, target);
         for Action { slot, command } in &next.actions {
             let accepted = model.apply(command);
             match command {
@@ -130,11 +177,15 @@ fn converge(model: &mut Model, target: &Target, wanted: &Wanted, checks: &[bool]
                 _ => assert!(accepted, "{command} was refused"),
             }
         }
-        if checks.get(round).copied().unwrap_or(false) {
-            model.pass_checks();
+        assert!(!last || model.serves(), "{:?} left no server up", next.actions);
+        if let Some(between) = between.get(round) {
+            if between.checks {
+                model.pass_checks();
+            }
+            now += if between.step { STEP } else { 0 };
         }
     }
-    panic!("no end after 16 rounds: {model:?}");
+    panic!("no end after 24 rounds: {model:?}");
 }
 
 /// What it means to be right, said once more and apart from the planner.
@@ -169,7 +220,8 @@ fn any_server(number: u32) -> impl Strategy<Value = ObservedServer> {
             id: number,
             address: Some(address(at).ip()),
             admin: AdminFlags(admin),
-            operational: if up { 2 } else { 0 },
+            // Nothing takes a server out that has no checks.
+            operational: if up || !checked { 2 } else { 0 },
             weight,
             initial_weight: 1,
             checked,
@@ -197,9 +249,12 @@ fn any_held() -> impl Strategy<Value = Option<Held>> {
 }
 
 fn any_table() -> impl Strategy<Value = Table> {
-    prop::collection::vec(any_held(), SLOTS as usize).prop_map(|slots| {
+    (prop::collection::vec(any_held(), SLOTS as usize), 0u64..2).prop_map(|(slots, min)| {
         let numbered = (1..).zip(slots).filter_map(|(n, held)| Some((n, held?)));
-        Table { spec: backend_spec(SLOTS), ..table(&numbered.collect::<Vec<_>>()) }
+        let one = Weight::saturating(1);
+        let ramp = Ramp { min: Weight::saturating(min), step: one, ..Ramp::default() };
+        let spec = BackendSpec { ramp, ..backend_spec(SLOTS) };
+        Table { spec, ..table(&numbered.collect::<Vec<_>>()) }
     })
 }
 
@@ -210,6 +265,10 @@ fn any_mode() -> impl Strategy<Value = Mode> {
     ]
 }
 
+fn any_between() -> impl Strategy<Value = Between> {
+    any::<(bool, bool)>().prop_map(|(checks, step)| Between { checks, step })
+}
+
 proptest! {
     #[test]
     fn any_state_becomes_what_the_table_says_without_harm_on_the_way(
@@ -218,12 +277,11 @@ proptest! {
         table in any_table(),
         mode in any_mode(),
         lag in 0u8..3,
-        checks in prop::collection::vec(any::<bool>(), 16),
+        between in prop::collection::vec(any_between(), 16),
         static_weights in any::<bool>(),
     ) {
         let dynamic = mode != Mode::Slots;
         let target = Target { mode, ..target() };
-        let wanted = Wanted::compute(&table, &target, at(1_000_000));
         let servers: Vec<ObservedServer> = servers
             .into_iter()
             .zip(present)
@@ -234,12 +292,14 @@ proptest! {
                 false => server,
             })
             .collect();
-        // A server that is up at the start has passed its checks, unless its start was cut short.
-        let verified = servers.iter().filter(|s| s.weight > 0 && s.operational != 0);
+        // A server that is up at the start has passed its checks, unless its start was cut short,
+        // which cannot be told where a ramp begins at weight 0.
+        let from_zero = table.spec.ramp.min == Weight::ZERO;
+        let verified = servers.iter().filter(|s| s.operational != 0 && (s.weight > 0 || from_zero));
         let verified = verified.map(|s| s.name.clone()).collect();
         let before = servers.clone();
         let mut model = Model { servers, late: BTreeMap::new(), lag, verified, static_weights };
-        let end = converge(&mut model, &target, &wanted, &checks);
+        let (end, wanted) = converge(&mut model, &target, &table, &between);
 
         let find = |servers: &[ObservedServer], slot: SlotNumber| {
             servers.iter().find(|s| s.name == format!("srv{slot}")).cloned()
@@ -268,8 +328,12 @@ proptest! {
     }
 
     #[test]
-    fn a_slot_that_is_right_gets_no_command(servers in any_servers(SLOTS), table in any_table()) {
-        let wanted = Wanted::compute(&table, &target(), at(1_000_000));
+    fn a_slot_that_is_right_gets_no_command(
+        servers in any_servers(SLOTS),
+        table in any_table(),
+        steps in 0i64..3,
+    ) {
+        let wanted = Wanted::compute(&table, &target(), at(EARLY + steps * STEP));
         let plan = plan(&target(), &wanted, Some(&servers), &Learnt::default());
         for (slot, server) in SlotNumber::first(SLOTS).zip(&servers) {
             let touched = plan.actions.iter().any(|a| a.slot == slot);

@@ -153,6 +153,46 @@ fn the_last_servers_that_serve_drain_once_one_that_stays_is_up() {
     assert!(drained(&[down, named("srv2")]), "it serves nobody");
 }
 
+/// A replacement whose ramp begins at weight 0 is one to wait for; one that is wanted at 0 never
+/// takes traffic.
+#[test]
+fn the_last_servers_wait_for_a_ramp_from_zero_and_not_for_a_weight_of_zero() {
+    let drained = |own: Option<u64>, seconds: i64, servers: &[ObservedServer]| {
+        let weight = own.map(Weight::saturating);
+        let mut table = table(&[
+            (1, held(endpoint("a"), SlotState::Drain)),
+            (2, held(Endpoint { weight, ..endpoint("b") }, SlotState::Ready)),
+        ]);
+        table.spec.ramp.min = Weight::ZERO;
+        let wanted = Wanted::compute(&table, &target(), at(seconds * 1_000));
+        let plan = plan(&target(), &wanted, Some(servers), &Learnt::default());
+        let drains = lines(&plan).contains(&"set server app/srv1 state drain".to_owned());
+        assert_eq!(plan.held.is_empty(), drains, "neither done nor held: {:?}", plan.actions);
+        drains
+    };
+    let new = |weight| ObservedServer { name: "srv2".into(), weight, ..serving() };
+    assert!(!drained(None, 0, &[serving(), named("srv2")]), "it is not started yet");
+    assert!(!drained(None, 9, &[serving(), new(0)]), "it is up without a weight");
+    assert!(!drained(None, 10, &[serving(), new(0)]), "its weight is only sent now");
+    assert!(drained(None, 10, &[serving(), new(10)]));
+    assert!(!drained(None, 9, &[serving(), new(50)]), "it loses the weight that it has");
+    assert!(drained(Some(0), 0, &[serving(), named("srv2")]), "nobody is to come");
+    assert!(drained(Some(0), 9, &[serving(), new(0)]), "it stays at 0 for ever");
+    assert!(drained(Some(0), 9, &[serving(), new(50)]), "nobody is to come, and it goes");
+}
+
+#[test]
+fn nobody_waits_for_a_server_whose_only_weight_is_zero() {
+    let replaced = wanted(&[
+        (1, held(endpoint("a"), SlotState::Drain)),
+        (2, held(endpoint("b"), SlotState::Ready)),
+    ]);
+    let new = ObservedServer { name: "srv2".into(), weight: 0, initial_weight: 0, ..serving() };
+    let learnt = Learnt { static_weights: true, ..Learnt::default() };
+    let plan = plan(&target(), &replaced, Some(&[serving(), new]), &learnt);
+    assert_eq!(lines(&plan), ["set server app/srv1 state drain"]);
+}
+
 #[test]
 fn a_backend_that_is_emptied_drains_and_a_server_that_has_gone_is_never_held() {
     assert_eq!(planned(&one(SlotState::Drain), &serving()), ["set server app/srv1 state drain"]);
