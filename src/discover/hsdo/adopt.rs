@@ -154,8 +154,7 @@ impl<'a> Adopter<'a> {
     fn state(&self, row: &Row, server: &Server, known: Option<&Endpoint>) -> Option<SlotState> {
         let id = known.map_or(&server.name, |endpoint| &endpoint.id);
         let double = self.ids.contains(id) || self.ips.contains(&server.ip);
-        let leaves = known.is_some_and(|endpoint| endpoint.leaving);
-        if row.weight == Weight::ZERO || double || leaves {
+        if row.weight == Weight::ZERO || double || self.sight.answer.leaves(id) {
             return Some(SlotState::Drain);
         }
         if known.is_some() || self.sight.table.spec.is_none() {

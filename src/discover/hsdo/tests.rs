@@ -72,6 +72,18 @@ fn an_unknown_server_is_taken_over_and_goes_once_its_absence_is_confirmed() {
 }
 
 #[test]
+fn a_server_that_leaves_from_where_nobody_tells_is_taken_over_as_one_that_drains() {
+    let (now, _) = Bench::new(1).now();
+    let mut bench = Bench::with_rows(3, &[held(1, 1, 10, now), held(2, 2, 10, now)]);
+    let seen = Answer { leaving: [id(2)].into(), ..answer([1]) };
+    bench.discover.look(seen, bench.now().1);
+    bench.discover.rows = Some(bench.database.rows());
+    bench.discover.pass(now);
+    assert_eq!(bench.discover.state(1), Some(SlotState::Ready));
+    assert_eq!(bench.discover.state(2), Some(SlotState::Drain));
+}
+
+#[test]
 fn of_two_rows_of_one_server_the_heavier_stays() {
     let (now, _) = Bench::new(1).now();
     let mut bench = Bench::with_rows(4, &[held(1, 9, 3, now), held(3, 9, 7, now)]);

@@ -56,6 +56,8 @@ pub struct Answer {
     pub endpoints: BTreeMap<EndpointId, Endpoint>,
     /// They are there but cannot be read: neither placed nor removed.
     pub unreadable: BTreeSet<EndpointId>,
+    /// They are known to leave, and where they are is not told any more.
+    pub leaving: BTreeSet<EndpointId>,
     /// Servers that leave, and whose end waits until somebody says that they have drained.
     pub awaiting: BTreeSet<EndpointId>,
     /// What a person should know of this answer.
@@ -81,11 +83,15 @@ impl Answer {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.endpoints.is_empty() && self.unreadable.is_empty()
+        self.endpoints.is_empty() && self.unreadable.is_empty() && self.leaving.is_empty()
     }
 
     pub(super) fn knows(&self, id: &EndpointId) -> bool {
-        self.endpoints.contains_key(id) || self.unreadable.contains(id)
+        self.endpoints.contains_key(id) || self.unreadable.contains(id) || self.leaving.contains(id)
+    }
+
+    pub(super) fn leaves(&self, id: &EndpointId) -> bool {
+        self.leaving.contains(id) || self.endpoints.get(id).is_some_and(|e| e.leaving)
     }
 }
 

@@ -123,7 +123,7 @@ impl<'a> Planner<'a> {
     fn drain_leaving(&mut self, answer: &Answer) {
         let leaving: Vec<SlotNumber> = self
             .in_state(SlotState::Ready)
-            .filter(|(_, r)| answer.endpoints.get(&r.endpoint.id).is_some_and(|e| e.leaving))
+            .filter(|(_, record)| answer.leaves(&record.endpoint.id))
             .map(|(number, _)| number)
             .collect();
         for number in leaving {

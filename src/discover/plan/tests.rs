@@ -83,7 +83,7 @@ impl Bench {
     }
 
     fn sees(&mut self, endpoints: &[&str]) -> Plan {
-        self.answer = Some(Answer::of(endpoints.iter().map(|text| endpoint(text))));
+        self.answer = Some(answer(endpoints));
         self.pass()
     }
 
@@ -137,6 +137,16 @@ fn endpoint(text: &str) -> Endpoint {
         weight: None,
         leaving,
     }
+}
+
+/// Of endpoints, and of `a?` that leaves from where nobody tells.
+fn answer(texts: &[impl AsRef<str>]) -> Answer {
+    let (lost, told): (Vec<&str>, Vec<&str>) =
+        texts.iter().map(AsRef::as_ref).partition(|text| text.ends_with('?'));
+    let mut answer = Answer::of(told.into_iter().map(endpoint));
+    let lost = lost.iter().map(|text| endpoint(text.trim_end_matches('?')).id);
+    answer.leaving = lost.filter(|id| !answer.endpoints.contains_key(id)).collect();
+    answer
 }
 
 #[test]
@@ -339,6 +349,18 @@ fn servers_that_say_they_leave_meet_no_floor_and_a_lone_one_may_be_replaced() {
 }
 
 #[test]
+fn servers_that_leave_from_where_nobody_tells_drain_all_the_same() {
+    let mut bench = Bench::new(4);
+    bench.sees(&["a", "b", "c"]);
+    assert_eq!(bench.sees(&["a?", "b?", "c?"]).refused, None);
+    assert_eq!(bench.shows(), ["1 drain a", "2 drain b", "3 drain c"]);
+    assert!(bench.record(1).endpoint.leaving, "it would count as one that has vanished");
+    assert!(bench.pass().is_empty(), "it is known to leave, and not to be dead");
+    bench.sees(&["a", "b?"]);
+    assert_eq!(bench.shows(), ["1 ready a", "2 drain b", "3 rest c"]);
+}
+
+#[test]
 fn where_vanishing_is_leaving_it_drains_first() {
     let mut bench = Bench::new(3);
     bench.policy.drain_vanished = true;
@@ -438,7 +460,7 @@ enum Damage {
 
 fn event() -> impl Strategy<Value = Event> {
     let name = ("[a-f]", 0u32..8, any::<bool>(), 0..10u8).prop_map(|(id, host, fixed, leaves)| {
-        let leaves = if leaves == 0 { "!" } else { "" };
+        let leaves = ["!", "?"].get(usize::from(leaves)).copied().unwrap_or_default();
         if fixed { format!("{id}{leaves}") } else { format!("{id}@{host}{leaves}") }
     });
     let damage = prop_oneof![
@@ -462,7 +484,7 @@ impl Bench {
     fn happens(&mut self, event: &Event) {
         match event {
             Event::Sees(endpoints) => {
-                self.answer = Some(Answer::of(endpoints.iter().map(|text| endpoint(text))));
+                self.answer = Some(answer(endpoints));
                 self.confirmed.clear();
             }
             Event::Fails => self.answer = None,

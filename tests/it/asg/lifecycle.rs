@@ -131,3 +131,32 @@ fn a_hook_that_the_group_does_not_have_is_told_by_name() {
     ));
     assert_eq!(fleet.front.completed(), []);
 }
+
+/// Most of a group, which would meet a floor if they had merely vanished.
+#[test]
+fn instances_that_end_drain_at_once_though_ec2_tells_nothing_of_them() {
+    let Some(mut fleet) = Fleet::simple() else { return };
+    let group = fleet.cloud.group("web", 3);
+    // No absence is ever confirmed.
+    let more = [&HOOK[..], &["--confirm-passes", "1000"]].concat();
+    let discover = fleet.discover("discover", &format!("asg:{group}"), &more);
+    fleet.equals(&[&group], &discover);
+    let ids: Vec<String> = fleet.slots().into_keys().take(2).collect();
+    let mut session = session_with(&fleet, &ids[0]);
+    ids.iter().for_each(|id| fleet.front.set_unknown(id, true));
+    ids.iter().for_each(|id| fleet.front.set_lifecycle(id, "Terminating:Wait"));
+    eventually(&format!("{ids:?} to leave\n{}", discover.tail()), || {
+        (fleet.slots().len() == 1).then_some(())
+    });
+    let completed = || fleet.front.completed().into_iter().map(|(id, ..)| id).collect::<Vec<_>>();
+    eventually(&format!("the end of {}\n{}", ids[1], discover.tail()), || {
+        (completed() == ids[1..]).then_some(())
+    });
+    assert!(fleet.records(SlotState::Drain).contains_key(&ids[0]));
+    assert_eq!(session.ask().unwrap(), ids[0], "the drain cut a session");
+    drop(session);
+    eventually(&format!("the end of {}\n{}", ids[0], discover.tail()), || {
+        (completed().len() == 2).then_some(())
+    });
+    assert!(!discover.log().contains("refused"), "{}", discover.log());
+}

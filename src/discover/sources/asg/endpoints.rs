@@ -105,7 +105,7 @@ fn take(
     match instance.map(|instance| (instance.state.as_str(), instance)) {
         // Just launched, or EC2 does not know it any more: Auto Scaling will say which.
         None | Some(("pending", _)) if !leaving => _ = answer.unreadable.insert(id),
-        None => {}
+        None => _ = answer.leaving.insert(id),
         Some((state, _)) if state != "running" && !leaving => {
             answer.notes.push(format!("instance {id} is {state}"));
         }
@@ -117,8 +117,8 @@ fn take(
                     Endpoint { id: id.clone(), address, name, group, zone, weight, leaving };
                 answer.endpoints.insert(id, endpoint);
             }
-            // One that leaves need not be reached: its slot drains at the address it has.
-            Err(_) if leaving => {}
+            // It need not be reached any more: its slot drains at the address it has.
+            Err(_) if leaving => _ = answer.leaving.insert(id),
             Err(error) => {
                 answer.notes.push(format!("instance {id} {error}"));
                 answer.unreadable.insert(id);
@@ -172,7 +172,8 @@ mod tests {
         answer(&[group], &instances, options)
     }
 
-    /// What became of instance `i`: its address and whether it leaves, `unreadable`, or nothing.
+    /// What became of instance `i`: its address and whether it leaves, `unreadable`, that it leaves
+    /// from where nobody tells, or nothing.
     fn became(lifecycle: &str, healthy: bool, instance: Option<Instance>) -> String {
         let answer = of(
             vec![member("i", lifecycle, healthy)],
@@ -180,19 +181,22 @@ mod tests {
             &AsgOptions::default(),
         );
         let id: EndpointId = "i".parse().unwrap();
-        match (answer.endpoints.get(&id), answer.unreadable.contains(&id)) {
-            (Some(endpoint), false) => {
+        let sets = [&answer.unreadable, &answer.leaving].map(|set| set.contains(&id));
+        match (answer.endpoints.get(&id), sets) {
+            (Some(endpoint), [false, false]) => {
                 format!("{}{}", endpoint.address, if endpoint.leaving { " leaves" } else { "" })
             }
-            (None, true) => "unreadable".into(),
-            (None, false) => "absent".into(),
-            both => panic!("{both:?}"),
+            (None, [true, false]) => "unreadable".into(),
+            (None, [false, true]) => "leaves".into(),
+            (None, [false, false]) => "absent".into(),
+            several => panic!("{several:?}"),
         }
     }
 
     #[test]
     fn only_what_is_in_service_running_and_healthy_serves() {
         let state = |state: &str| Instance { state: state.into(), ..running("i") };
+        let terminated = Instance { private_ip: None, ipv6: None, ..state("terminated") };
         for (lifecycle, healthy, instance, expected) in [
             ("InService", true, Some(running("i")), "10.0.0.1:80"),
             ("InService", false, Some(running("i")), "absent"),
@@ -209,7 +213,9 @@ mod tests {
             ("Detaching", true, Some(running("i")), "10.0.0.1:80 leaves"),
             ("Terminating", true, Some(state("shutting-down")), "10.0.0.1:80 leaves"),
             ("Terminating:Wait", false, Some(running("i")), "10.0.0.1:80 leaves"),
-            ("Terminating:Wait", true, None, "absent"),
+            ("Terminating:Wait", true, None, "leaves"),
+            ("Terminated", false, Some(terminated), "leaves"),
+            ("Standby", true, None, "leaves"),
             ("Terminating:Proceed", true, Some(running("i")), "10.0.0.1:80 leaves"),
             ("SomethingNew", true, Some(running("i")), "absent"),
         ] {
