@@ -15,6 +15,7 @@ use super::settings::BackendSettings;
 use super::sources::{Look, Source, SourceContext};
 use crate::daemon::Backoff;
 use crate::election::{Leadership, Standing};
+use crate::hsdo::Row;
 use crate::model::{
     BackendName, EndpointId, HaproxyName, HaproxyReport, SlotState, Timestamp, keys,
 };
@@ -318,6 +319,16 @@ impl Backend {
     /// Whether HSDO's table, where there is one, shows this backend's.
     pub fn hsdo_shows_it(&self) -> bool {
         self.hsdo.as_ref().is_none_or(|hsdo| hsdo.has_shown(self.table.revision()))
+    }
+
+    /// The rows of HSDO's table that would be written once a plan is; `None` where they are not read
+    /// yet.
+    pub fn hsdo_writes(&mut self, plan: &Plan) -> Option<Vec<Row>> {
+        let table = self.read_table();
+        match &self.hsdo {
+            None => Some(Vec::new()),
+            Some(hsdo) => hsdo.writes(&self.settings, table.after(&plan.actions)),
+        }
     }
 
     /// What HSDO's server has placed beside this one, or before it.

@@ -8,7 +8,7 @@ use futures::stream::FuturesUnordered;
 use tokio_util::sync::CancellationToken;
 
 use super::backend::{Backend, Pass};
-use super::output::PlannedBackend;
+use super::output::{PlannedBackend, PlannedRow};
 use super::report::{Board, Reporter, describe};
 use super::settings::{BackendSettings, Settings};
 use crate::daemon::{Context, OwnedTask, Reload, spawn_owned};
@@ -238,8 +238,14 @@ async fn once(
                     None if candidate.is_some() && !backend.hsdo_shows_it() => {
                         why = "HSDO's table does not show the backend's yet";
                     }
-                    None if plan.is_empty() => return Ok(written.take().unwrap_or(plan)),
-                    None => return Ok(plan),
+                    None if candidate.is_some() && plan.is_empty() => {
+                        return Ok((written.take().unwrap_or(plan), Vec::new()));
+                    }
+                    None if candidate.is_some() => return Ok((plan, Vec::new())),
+                    None => match backend.hsdo_writes(&plan) {
+                        Some(rows) => return Ok((plan, rows)),
+                        None => why = "HSDO's table has not answered yet",
+                    },
                 },
                 Pass::Blind(reason) => why = reason,
                 Pass::Busy(plan) => {
@@ -253,7 +259,9 @@ async fn once(
             }
         }
     };
-    let plan = tokio::time::timeout(ONCE, passes).await;
+    let passed = tokio::time::timeout(ONCE, passes).await;
     let late = |_| CommandError::msg(Kind::Unavailable, format!("backend {name}: {why}"));
-    Ok(PlannedBackend { plan: plan.map_err(late)??, backend: name.clone() })
+    let (plan, rows) = passed.map_err(late)??;
+    let hsdo_rows = rows.iter().map(PlannedRow::of).collect();
+    Ok(PlannedBackend { plan, hsdo_rows, backend: name.clone() })
 }

@@ -1,7 +1,10 @@
+use std::net::IpAddr;
+
 use serde::Serialize;
 
 use super::plan::{Plan, UnplacedReason};
-use crate::model::BackendName;
+use crate::hsdo::Row;
+use crate::model::{BackendName, EndpointId, SlotNumber, Weight};
 use crate::output::{render, table};
 
 /// How many endpoints without a slot are named for people.
@@ -13,13 +16,43 @@ pub struct PlannedBackend {
     pub backend: BackendName,
     #[serde(flatten)]
     pub plan: Plan,
+    /// What is to be written into HSDO's table, where it is kept too.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hsdo_rows: Vec<PlannedRow>,
+}
+
+/// A row of HSDO's table, as it is to be.
+#[derive(Debug, Serialize)]
+pub struct PlannedRow {
+    slot: SlotNumber,
+    /// `null`: it is free.
+    server: Option<EndpointId>,
+    ip: Option<IpAddr>,
+    weight: Weight,
+}
+
+impl PlannedRow {
+    pub fn of(row: &Row) -> Self {
+        let (server, ip) = row.holder().map(|server| (server.name.clone(), server.ip)).unzip();
+        Self { slot: row.slot, server, ip, weight: row.weight }
+    }
+
+    fn cells(&self) -> [String; 4] {
+        let action = match self.server {
+            Some(_) => format!("write HSDO's row with weight {}", self.weight),
+            None => "free HSDO's row".to_owned(),
+        };
+        let server = self.server.as_ref().map(ToString::to_string).unwrap_or_default();
+        let ip = self.ip.as_ref().map(ToString::to_string).unwrap_or_default();
+        [self.slot.to_string(), action, server, ip]
+    }
 }
 
 /// Plans for people.
 pub fn text(plans: &[PlannedBackend]) -> String {
     let mut rows = table(["BACKEND", "SLOT", "ACTION", "SERVER", "ADDRESS"]);
     let mut notes = String::new();
-    for PlannedBackend { backend, plan } in plans {
+    for PlannedBackend { backend, plan, hsdo_rows } in plans {
         if plan.spec.is_some() {
             rows.add_row([backend.as_str(), "-", "write the spec", "", ""]);
         }
@@ -32,6 +65,9 @@ pub fn text(plans: &[PlannedBackend]) -> String {
                 action.server.as_str(),
                 &address.unwrap_or_default(),
             ]);
+        }
+        for row in hsdo_rows {
+            rows.add_row([backend.to_string()].into_iter().chain(row.cells()));
         }
         for unplaced in plan.unplaced.iter().take(MAX_NAMED) {
             let why = match &unplaced.why {
@@ -47,7 +83,7 @@ pub fn text(plans: &[PlannedBackend]) -> String {
         if let Some(refused) = &plan.refused {
             notes += &format!("{backend}: refused: {refused}\n");
         }
-        if plan.is_empty() {
+        if plan.is_empty() && hsdo_rows.is_empty() {
             notes += &format!("{backend}: nothing to change\n");
         }
     }

@@ -135,7 +135,7 @@ impl Follower {
     }
 }
 
-fn project(ledger: &mut Ledger, wanted: &Wanted, rows: &Rows) -> Projection {
+pub(super) fn project(ledger: &mut Ledger, wanted: &Wanted, rows: &Rows) -> Projection {
     let now = (Timestamp::now(), Instant::now());
     ledger.project(wanted, rows, now, &LastUpdate::now())
 }

@@ -23,7 +23,7 @@ use super::plan::{Answer, Report, Table};
 use super::settings::BackendSettings;
 use crate::daemon::{OwnedTask, spawn_owned};
 use crate::election::{FencingToken, Leadership};
-use crate::hsdo::{Rows, TablePlace};
+use crate::hsdo::{Row, Rows, TablePlace};
 use crate::model::{BackendName, BackendReport, EndpointId, HaproxyName, SlotNumber, Timestamp};
 use crate::store::Revision;
 
@@ -179,6 +179,15 @@ impl Hsdo {
             *wanted = Some(Wanted { table, revision, slots, ramp, known });
             is_new
         });
+    }
+
+    /// The rows that a new leader would write for a table; `None` before they have been read.
+    pub fn writes(&self, settings: &BackendSettings, table: Table) -> Option<Vec<Row>> {
+        let (slots, ramp) = (settings.policy.slots, settings.policy.ramp);
+        let (table, known) = (Arc::new(table), self.known.clone());
+        let wanted = Wanted { table, revision: Revision::default(), slots, ramp, known };
+        let rows = self.rows()?;
+        Some(follow::project(&mut Ledger::default(), &wanted, &rows).writes)
     }
 
     /// Whether the rows have shown the table of a revision.

@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
+use super::Action;
 use crate::model::{BackendName, BackendSpec, Endpoint, SlotNumber, SlotRecord, SlotState, keys};
 use crate::model::{EndpointId, Timestamp};
 use crate::store::{Entry, Key, Revision};
@@ -55,6 +56,23 @@ impl Table {
                     table.slots.insert(number, StoredSlot { modified: entry.modified, content });
                 }
                 None => table.strays.push(entry.key.clone()),
+            }
+        }
+        table
+    }
+
+    /// The slots as they are once actions are written.
+    pub fn after(&self, actions: &[Action]) -> Self {
+        let mut table = self.clone();
+        for Action { slot, record, .. } in actions {
+            match record.clone() {
+                Some(record) => {
+                    let content = Content::Sound(record);
+                    // The store gives it one.
+                    let modified = Revision::default();
+                    table.slots.insert(*slot, StoredSlot { modified, content });
+                }
+                None => _ = table.slots.remove(slot),
             }
         }
         table

@@ -6,6 +6,7 @@ use lbctl::model::SlotState;
 
 use super::{Row, Site, haproxy, instance, serving};
 use crate::support::eventually;
+use crate::support::proxy::Mode;
 
 /// A client of HSDO's, a sync-haproxy on HSDO's table and one on lbctl's own.
 #[test]
@@ -142,6 +143,52 @@ fn a_new_leader_gives_no_slot_away_before_it_has_read_hsdos_rows() {
     site.agree(&[1, 2, 3], &discover);
     let places: Vec<_> = site.held().into_iter().map(|(id, name, _)| (id, name)).collect();
     assert_eq!(places, [(1, "i-1"), (2, "i-3"), (3, "i-2")].map(|(id, n)| (id, n.to_owned())));
+}
+
+/// Each row that the next leader is going to write, and no other.
+#[test]
+fn a_preview_shows_what_is_written_into_hsdos_table() {
+    let Some(site) = Site::start(8) else { return };
+    site.run(&[1, 2, 3]);
+    site.discover_once(&["--once", "--min-weight", "10"]);
+    let before = site.rows();
+    site.put(&Row { weight: 200, ..before[0].clone() });
+    site.run(&[1, 2, 4]);
+    let preview = |format: &[&str]| {
+        let flags = ["--dry-run", "--min-weight", "10"];
+        site.discover_once(&[&flags[..], format].concat())
+    };
+    let text = preview(&[]);
+    for line in [
+        ["place", "i-4", "10.0.0.4:80"],
+        ["write HSDO's row with weight 10", "i-1", "10.0.0.1"],
+        ["write HSDO's row with weight 0", "i-3", "10.0.0.3"],
+        ["write HSDO's row with weight 10", "i-4", "10.0.0.4"],
+    ] {
+        let has = |shown: &str| line.iter().all(|part| shown.contains(part));
+        assert!(text.lines().any(has), "{line:?} in {text}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&preview(&["--output", "json"])).unwrap();
+    let row = |slot, server, ip, weight| serde_json::json!({ "slot": slot, "server": server, "ip": ip, "weight": weight });
+    let expected = [
+        row(1, "i-1", "10.0.0.1", 10),
+        row(3, "i-3", "10.0.0.3", 0),
+        row(4, "i-4", "10.0.0.4", 10),
+    ];
+    assert_eq!(json[0]["hsdo_rows"], serde_json::Value::from(expected.to_vec()), "{json}");
+    assert_eq!(site.rows()[1..], before[1..], "a preview wrote");
+}
+
+/// Where HSDO's table does not answer, nobody knows.
+#[test]
+fn a_preview_waits_for_hsdos_table() {
+    let Some(site) = Site::start(2) else { return };
+    site.run(&[1]);
+    site.discover_once(&["--once"]);
+    site.run(&[1, 2]);
+    site.proxy.set(Mode::Late(Duration::from_millis(500)));
+    let text = site.discover_once(&["--dry-run"]);
+    assert!(text.contains("place") && !text.contains("has no slot"), "{text}");
 }
 
 #[test]
