@@ -27,7 +27,10 @@ pub(super) struct Document {
 
 impl Document {
     /// Loads the named file, which must be there, or the default one if it is there.
-    pub fn load(named: Option<&Path>) -> Result<Self, ConfigError> {
+    pub fn load(
+        named: Option<&Path>,
+        read: impl FnOnce(&Path) -> std::io::Result<String>,
+    ) -> Result<Self, ConfigError> {
         let path = named.unwrap_or(Path::new(DEFAULT_FILE));
         let text = match read(path) {
             Ok(text) => text,

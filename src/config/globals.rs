@@ -1,7 +1,9 @@
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::document::Document;
+use super::document::{Document, read as read_file};
 use super::{ConfigError, Flags, Layer, LogFormat, LogSettings, Reader, Secret, show_choice};
 
 /// What every command takes.
@@ -33,6 +35,10 @@ pub struct Globals {
     #[arg(skip)]
     first: Arc<Mutex<Option<Result<Document, ConfigError>>>>,
 
+    /// The pipes that were read.
+    #[arg(skip)]
+    pipes: Arc<Mutex<BTreeSet<PathBuf>>>,
+
     /// Another program's settings.
     #[arg(skip)]
     layer: Arc<Layer>,
@@ -54,11 +60,18 @@ impl Globals {
     /// A reader over the file, this process's environment and a command's flags, with the global
     /// settings read already. Each call but the first reads the file again.
     pub fn reader(&self, flags: Flags) -> Result<Reader, ConfigError> {
-        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let document = first.unwrap_or_else(|| self.load())?;
-        let mut reader = self.reader_of(document, flags);
-        LogSettings::read(&mut reader);
-        Ok(reader)
+        Ok(with_log(self.reader_of(self.document()?, flags)))
+    }
+
+    /// The same, with flags that are settings of each table of a list.
+    pub fn reader_of_list(
+        &self,
+        list: &str,
+        flags: impl FnOnce(&[String]) -> Flags,
+    ) -> Result<Reader, ConfigError> {
+        let document = self.document()?;
+        let members = self.reader_of(document.clone(), Flags::new()).tables(list);
+        Ok(with_log(self.reader_of(document, flags(&members))))
     }
 
     /// How to log. Mistakes are passed over here: the command's own reader reports them.
@@ -72,11 +85,28 @@ impl Globals {
         settings
     }
 
+    /// Reads a file of settings. A pipe is read once: a second time it is empty, or its writer never
+    /// comes.
+    pub fn read(&self, path: &Path) -> std::io::Result<String> {
+        let is_pipe = std::fs::metadata(path)?.file_type().is_fifo();
+        let mut pipes = self.pipes.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_pipe && !pipes.insert(path.to_owned()) {
+            let message = "it is a pipe, which is read already: to read it again, give a file";
+            return Err(std::io::Error::other(message));
+        }
+        read_file(path)
+    }
+
+    fn document(&self) -> Result<Document, ConfigError> {
+        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        first.unwrap_or_else(|| self.load())
+    }
+
     fn load(&self) -> Result<Document, ConfigError> {
         let named = self.config.clone().or_else(|| {
             std::env::var_os("LBCTL_CONFIG").filter(|name| !name.is_empty()).map(PathBuf::from)
         });
-        Document::load(named.as_deref())
+        Document::load(named.as_deref(), |path| self.read(path))
     }
 
     fn reader_of(&self, document: Document, flags: Flags) -> Reader {
@@ -97,4 +127,10 @@ impl Globals {
             .set("log.level", level.map_or("", |(flag, _)| flag), level.map(|(_, level)| level));
         Reader::new(document, environment, flags).over(self.layer.clone())
     }
+}
+
+/// Reads the settings that every command has.
+fn with_log(mut reader: Reader) -> Reader {
+    LogSettings::read(&mut reader);
+    reader
 }

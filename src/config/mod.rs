@@ -19,7 +19,7 @@ mod unknown;
 mod write;
 
 pub use changes::{Change, changes};
-pub use document::{DEFAULT_FILE, read as read_file};
+pub use document::DEFAULT_FILE;
 pub use globals::Globals;
 pub use layer::Layer;
 pub use logging::{LogFormat, LogLevel, LogSettings};

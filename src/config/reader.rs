@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::document::{Document, Node, Value};
+use super::document::{Document, Node, Value, read};
 use super::layer::{Layer, NoteKind};
 use super::source::{Effective, Flags, Origin, variable_name, variables};
 use super::unknown::Unknown;
@@ -64,7 +64,7 @@ impl Reader {
         environment: impl IntoIterator<Item = (String, String)>,
         flags: Flags,
     ) -> Result<Self, ConfigError> {
-        Ok(Self::new(Document::load(file)?, environment, flags))
+        Ok(Self::new(Document::load(file, read)?, environment, flags))
     }
 
     pub(super) fn new(

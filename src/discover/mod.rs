@@ -203,22 +203,22 @@ struct Given {
 
 impl Given {
     fn read(&self, globals: &Globals) -> CommandResult<(Settings, Vec<Effective>)> {
-        // How many backends the file has decides how many settings a flag is.
-        let members = globals.reader(Flags::new())?.tables("discover.backends");
-        let mut flags = self.daemon.clone().flags("discover", Flags::new());
-        flags = flags.set("discover.backend", "--backend", self.backend.as_ref());
-        for base in members.iter().map(String::as_str).chain(["discover"]) {
-            flags = self.settings_of(base, flags);
-        }
-        let Tuning { id, ttl, .. } = &self.tuning;
-        let flags = flags.set("discover.id", "--id", id.as_ref()).set(
-            "discover.ttl",
-            "--ttl",
-            ttl.as_ref(),
-        );
-        let mut reader = globals.reader(flags)?;
+        let mut reader =
+            globals.reader_of_list("discover.backends", |members| self.flags(members))?;
         let settings = Settings::read(&mut reader);
         Ok((settings, reader.finish()?))
+    }
+
+    /// A flag is a setting of each backend of the file.
+    fn flags(&self, members: &[String]) -> Flags {
+        let Tuning { id, ttl, .. } = &self.tuning;
+        let flags = self.daemon.clone().flags("discover", Flags::new());
+        let flags = flags
+            .set("discover.backend", "--backend", self.backend.as_ref())
+            .set("discover.id", "--id", id.as_ref())
+            .set("discover.ttl", "--ttl", ttl.as_ref());
+        let bases = members.iter().map(String::as_str).chain(["discover"]);
+        bases.fold(flags, |flags, base| self.settings_of(base, flags))
     }
 
     /// What may differ from backend to backend.

@@ -43,7 +43,8 @@ pub use target::{Filter, Mode, Selector, Target};
 ///
 /// Runs beside each HAProxy. It reads the table that `lbctl discover` writes, compares it with what
 /// HAProxy itself says, and sends only what differs over HAProxy's Runtime API. Several backends
-/// are written in the configuration as [[sync-haproxy.backends]].
+/// are written in the configuration as [[sync-haproxy.backends]]; --from, --mode, --port and
+/// --server-options then hold for each of them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -168,10 +169,6 @@ impl Args {
         let flags = Flags::new()
             .set("sync-haproxy.socket", "--socket", socket)
             .set("sync-haproxy.backend", "--backend", backend)
-            .set("sync-haproxy.from", "--from", from)
-            .set("sync-haproxy.mode", "--mode", mode.map(|mode| mode.show()))
-            .set("sync-haproxy.port", "--port", port)
-            .set("sync-haproxy.server-options", "--server-options", server_options)
             .set("sync-haproxy.name", "--name", name)
             .set("sync-haproxy.resync", "--resync", resync)
             .set("sync-haproxy.dump-state", "--dump-state", dump_state.map(|path| path.show()))
@@ -179,9 +176,10 @@ impl Args {
             .set("sync-haproxy.aws-region", "--aws-region", aws_region);
         let flags = layout.set("sync-haproxy", flags);
         let flags = daemon.flags("sync-haproxy", flags);
+        let of_backend = BackendFlags { from, mode, port, server_options };
         let globals = globals.clone();
         let (settings, reload) =
-            Reload::start(FIXED, move || read(&hsdo.over(&globals)?, flags.clone()))?;
+            Reload::start(FIXED, move || read(&hsdo.over(&globals)?, &flags, &of_backend))?;
         let store = settings.store.open().await?;
         if dry_run {
             return Box::pin(once::preview(&settings, &store, output)).await;
@@ -194,8 +192,36 @@ impl Args {
     }
 }
 
-fn read(globals: &Globals, flags: Flags) -> CommandResult<(Settings, Vec<Effective>)> {
-    let mut reader = globals.reader(flags)?;
+/// The flags that are settings of each backend; they win over the file.
+#[derive(Debug)]
+struct BackendFlags {
+    from: Option<String>,
+    mode: Option<ModeName>,
+    port: Option<String>,
+    server_options: Option<String>,
+}
+
+impl BackendFlags {
+    fn set(&self, base: &str, flags: Flags) -> Flags {
+        let Self { from, mode, port, server_options } = self;
+        let path = |name: &str| format!("{base}.{name}");
+        flags
+            .set(&path("from"), "--from", from.as_ref())
+            .set(&path("mode"), "--mode", mode.map(|mode| mode.show()))
+            .set(&path("port"), "--port", port.as_ref())
+            .set(&path("server-options"), "--server-options", server_options.as_ref())
+    }
+}
+
+fn read(
+    globals: &Globals,
+    flags: &Flags,
+    of_backend: &BackendFlags,
+) -> CommandResult<(Settings, Vec<Effective>)> {
+    let mut reader = globals.reader_of_list("sync-haproxy.backends", |members| {
+        let bases = members.iter().map(String::as_str).chain(["sync-haproxy"]);
+        bases.fold(flags.clone(), |flags, base| of_backend.set(base, flags))
+    })?;
     let settings = Settings::read(&mut reader);
     Ok((settings, reader.finish()?))
 }

@@ -22,6 +22,7 @@ on_every_haproxy! {
     a_dry_run_prints_every_command_and_sends_none,
     a_dumped_state_is_what_haproxy_begins_with,
     a_fallback_takes_the_rest_and_every_slot_leaves_every_backend,
+    a_flag_is_a_setting_of_every_backend_of_the_file,
     sighup_takes_a_new_configuration_and_refuses_a_broken_one,
 }
 
@@ -253,6 +254,28 @@ async fn a_dumped_state_is_what_haproxy_begins_with(version: Version) {
     world.haproxy.kill();
     world.haproxy.start_again();
     assert_eq!(world.servers("app"), filled, "nothing but the file could have filled it");
+}
+
+async fn a_flag_is_a_setting_of_every_backend_of_the_file(version: Version) {
+    let backends = ["one", "two"].map(|name| Backend::new(name, 1));
+    let Some(world) = World::start(version, Options::new(backends)).await else { return };
+    world.put_spec(1).await;
+    world.put(1, endpoint("a", "127.0.0.1:9001"), SlotState::Ready).await;
+    let config = world.file(
+        "lbctl.toml",
+        "[[sync-haproxy.backends]]\nbackend = \"one/s\"\nfrom = \"web\"\nport = 9002\n\
+         [[sync-haproxy.backends]]\nbackend = \"two/s\"\nfrom = \"web\"\n",
+    );
+    let with = |flags: &[&str]| world.sync_with(&config, flags).output().unwrap();
+    let output = with(&["--port", "9003", "--dry-run"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    for command in ["one/s1 addr 127.0.0.1 port 9003", "two/s1 addr 127.0.0.1 port 9003"] {
+        assert!(text.contains(command), "{text}");
+    }
+    let output = with(&["--mode", "dynamic", "--server-options", "id 5", "--dry-run"]);
+    assert_eq!(output.status.code(), Some(78), "{output:?}");
+    let said = "--server-options: server-options \"id 5\" has a word that is lbctl's to set";
+    assert!(stderr(&output).contains(said), "{}", stderr(&output));
 }
 
 async fn a_fallback_takes_the_rest_and_every_slot_leaves_every_backend(version: Version) {

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use super::yaml::{self, Entry, Value};
-use crate::config::{ConfigError, read_file};
+use crate::config::ConfigError;
 
 /// HSDO's `conf/env.yaml`.
 #[derive(Debug, Default)]
@@ -11,8 +11,11 @@ pub struct HsdoFile {
 }
 
 impl HsdoFile {
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = read_file(path).map_err(|error| {
+    pub fn load(
+        path: &Path,
+        read: impl FnOnce(&Path) -> std::io::Result<String>,
+    ) -> Result<Self, ConfigError> {
+        let text = read(path).map_err(|error| {
             ConfigError(vec![format!("cannot read {}: {error}", path.display())])
         })?;
         Self::parse(path, &text)

@@ -47,7 +47,7 @@ impl HsdoArgs {
         let Some(named) = named else { return Ok(globals.clone()) };
         let file = match named.as_path() == Path::new(VARIABLES_ALONE) {
             true => None,
-            false => Some(HsdoFile::load(&named)?),
+            false => Some(HsdoFile::load(&named, |path| globals.read(path))?),
         };
         // What is not UTF-8 becomes a text that no setting accepts, or is none of ours.
         let environment = std::env::vars_os().map(|(name, value)| {

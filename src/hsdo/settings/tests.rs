@@ -361,9 +361,8 @@ fn a_file_that_is_no_map_is_one_clear_mistake() {
     assert!(parse("- a\n").starts_with("env.yaml:1: must be a map"));
     assert!(parse("INTERVAL: 1\nINTERVAL: 2\n").starts_with("env.yaml:2: "));
     assert!(parse("INTERVAL: [\n").starts_with("env.yaml:"));
-    assert!(
-        HsdoFile::load(Path::new("/nonexistent")).unwrap_err().to_string().contains("cannot read")
-    );
+    let error = HsdoFile::load(Path::new("/nonexistent"), |path| std::fs::read_to_string(path));
+    assert!(error.unwrap_err().to_string().contains("cannot read /nonexistent: "));
 }
 
 proptest! {

@@ -1,5 +1,8 @@
 //! `lbctl discover` with a configuration: many backends, a reload, tables that grow and shrink.
 
+use std::path::Path;
+use std::process::Command;
+
 use lbctl::model::{BackendName, SlotNumber, SlotRecord, keys};
 
 use super::World;
@@ -13,6 +16,16 @@ struct Configured {
 
 impl Configured {
     async fn start(text: &str) -> Self {
+        Self::start_as(text, |lbctl, config| {
+            let mut command = Command::new(lbctl);
+            command.arg("--config").arg(config);
+            command
+        })
+        .await
+    }
+
+    /// With what makes a command of `lbctl` and the file.
+    async fn start_as(text: &str, command: impl FnOnce(&Path, &Path) -> Command) -> Self {
         let world = World::sqlite().await;
         for name in ["one", "two", "three"] {
             world.file(
@@ -22,9 +35,9 @@ impl Configured {
         }
         let config = world.dir.path().join("lbctl.toml");
         write(&world, text);
-        let mut command = std::process::Command::new(crate::support::lbctl());
-        command.args(["discover", "--store", &world.url, "--admin", "off", "--config"]);
-        command.arg(&config).env_remove("LBCTL_LOG");
+        let mut command = command(&crate::support::lbctl(), &config);
+        command.args(["discover", "--store", &world.url, "--admin", "off"]);
+        command.env_remove("LBCTL_LOG");
         let discover = Process::start("discover", world.dir.path(), &mut command);
         Self { world, discover }
     }
@@ -60,6 +73,27 @@ fn write(world: &World, text: &str) {
 fn backend(name: &str, source: &str, slots: u32) -> String {
     let source = format!("source = 'file:DIR/{source}.json'");
     format!("[[discover.backends]]\nname = '{name}'\n{source}\nslots = {slots}\n")
+}
+
+/// As of `--config <(…)`: it is read once, though what flags mean depends on it.
+#[tokio::test]
+async fn a_pipe_may_be_the_file_and_a_reload_says_that_it_cannot_be_read_again() {
+    let text = format!("{}{}", backend("one", "one", 3), backend("two", "two", 3));
+    let mut world = Configured::start_as(&text, |lbctl, config| {
+        let script =
+            format!("exec {} --config <(cat {}) \"$@\"", lbctl.display(), config.display());
+        let mut command = Command::new("bash");
+        command.args(["-c", &script, "lbctl"]);
+        command
+    })
+    .await;
+    world.becomes("one", &["1 ready one"]).await;
+    world.becomes("two", &["1 ready two"]).await;
+    world.discover.signal("HUP");
+    world.discover.wait_for_log("the old settings go on: ");
+    world.discover.wait_for_log("it is a pipe, which is read already: to read it again, give a");
+    world.world.file("one.json", "[{\"id\": \"a\", \"address\": \"127.0.0.1:2\"}]");
+    world.becomes("one", &["1 drain one", "2 ready a"]).await;
 }
 
 #[tokio::test]
