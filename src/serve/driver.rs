@@ -38,7 +38,7 @@ pub(super) async fn serve(
     reload: Reload<Settings>,
 ) -> CommandResult {
     fit_open_files(&mut settings.limits);
-    let listener = server::listen(&settings.host, settings.port).await?;
+    let listener = server::listen(&settings.host, settings.port, settings.keepalive).await?;
     let listener = Arc::new(listener);
     let listening = listener.local_addr()?;
     let instance = uuid::Uuid::new_v4();

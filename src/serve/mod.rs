@@ -73,6 +73,11 @@ pub struct Args {
     #[arg(long, value_name = "DURATION")]
     idle_timeout: Option<String>,
 
+    /// Drop a client within this long when its host is gone or cut off without a word
+    /// [default: 1m]
+    #[arg(long, value_name = "DURATION")]
+    keepalive: Option<String>,
+
     /// Demand a PROXY protocol header, version 1 or 2, so that WHO shows the real clients
     #[arg(long)]
     proxy_protocol: bool,
@@ -101,6 +106,7 @@ const FIXED: &[&str] = &[
     "serve.group",
     "serve.zone",
     "serve.ttl",
+    "serve.keepalive",
     "serve.proxy-protocol",
     "serve.admin",
     "serve.shutdown-grace",
@@ -128,6 +134,7 @@ impl Args {
             ttl,
             max_clients,
             idle_timeout,
+            keepalive,
             proxy_protocol,
             daemon,
         } = self;
@@ -143,6 +150,7 @@ impl Args {
             .set("serve.ttl", "--ttl", ttl)
             .set("serve.max-clients", "--max-clients", max_clients)
             .set("serve.idle-timeout", "--idle-timeout", idle_timeout)
+            .set("serve.keepalive", "--keepalive", keepalive)
             .set("serve.proxy-protocol", "--proxy-protocol", proxy_protocol.then_some(true));
         daemon.flags("serve", flags)
     }

@@ -123,7 +123,7 @@ pub fn set_gauges(own: usize, all: Option<u64>) {
 }
 
 /// Listens on the first address that a host name has. Port 0 takes a free one.
-pub async fn listen(host: &str, port: u16) -> anyhow::Result<TcpListener> {
+pub async fn listen(host: &str, port: u16, keepalive: Duration) -> anyhow::Result<TcpListener> {
     use anyhow::Context as _;
     let name = host.trim_start_matches('[').trim_end_matches(']');
     let wanted = || format!("cannot listen on host {host}, port {port}");
@@ -132,25 +132,33 @@ pub async fn listen(host: &str, port: u16) -> anyhow::Result<TcpListener> {
     let socket = if address.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }?;
     // A port in TIME_WAIT from this server's last run is free.
     socket.set_reuseaddr(true)?;
-    notice_dead_peers(&socket).with_context(wanted)?;
+    notice_dead_peers(&socket, keepalive).with_context(wanted)?;
     socket.bind(address).with_context(wanted)?;
     socket.listen(BACKLOG).with_context(wanted)
 }
 
 /// A host that dies or is cut off says nothing: its clients count until the kernel has asked for
 /// them in vain. Accepted connections inherit this from the listening socket (tcp(7)).
-fn notice_dead_peers(socket: &TcpSocket) -> std::io::Result<()> {
+fn notice_dead_peers(socket: &TcpSocket, within: Duration) -> std::io::Result<()> {
+    let interval = probe_interval(within);
     socket.set_keepalive(true)?;
-    sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE)?;
-    sockopt::set_tcp_keepintvl(socket, KEEPALIVE_INTERVAL)?;
-    sockopt::set_tcp_keepcnt(socket, KEEPALIVE_PROBES)?;
+    sockopt::set_tcp_keepidle(socket, within - interval * PROBES)?;
+    sockopt::set_tcp_keepintvl(socket, interval)?;
+    sockopt::set_tcp_keepcnt(socket, PROBES)?;
+    // While a reply is not acknowledged, the kernel asks nothing and sends it again: for a quarter
+    // of an hour without this.
+    let millis = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
+    sockopt::set_tcp_user_timeout(socket, millis)?;
     Ok(())
 }
 
-/// A peer that is gone is noticed after a minute.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_PROBES: u32 = 3;
+/// How often a silent peer is asked for before it is given up.
+const PROBES: u32 = 3;
+
+/// Half of the time goes to the probes. The kernel counts in whole seconds.
+fn probe_interval(within: Duration) -> Duration {
+    Duration::from_secs((within.as_secs() / u64::from(2 * PROBES)).max(1))
+}
 
 /// The connections, and how they are ended.
 #[derive(Debug)]

@@ -1,3 +1,4 @@
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::config::{Kind, Origin, Reader, from_str_setting};
@@ -7,6 +8,10 @@ use crate::store::StoreSettings;
 
 /// The admin HTTP server's default port.
 const ADMIN_PORT: u16 = 9570;
+
+/// What the kernel takes: it counts in whole seconds, up to 32767 of them before it asks.
+const KEEPALIVE: RangeInclusive<Duration> =
+    Duration::from_secs(4)..=Duration::from_secs(12 * 60 * 60);
 
 /// Everything that `serve` can be set to.
 #[derive(Debug, Clone)]
@@ -21,6 +26,8 @@ pub struct Settings {
     /// How long this server's keys outlive it when it is killed.
     pub ttl: Duration,
     pub limits: Limits,
+    /// How soon a client whose host is gone is noticed.
+    pub keepalive: Duration,
     pub proxy_protocol: bool,
 }
 
@@ -68,10 +75,14 @@ impl Settings {
                 max_clients_is_set,
                 idle_timeout: reader.get("serve.idle-timeout", Duration::from_secs(600)),
             },
+            keepalive: reader.get("serve.keepalive", Duration::from_secs(60)),
             proxy_protocol: reader.get("serve.proxy-protocol", false),
         };
         if settings.ttl < Duration::from_secs(1) {
             reader.problem("serve.ttl", "a ttl under 1s would lose the registration by chance");
+        }
+        if !KEEPALIVE.contains(&settings.keepalive) {
+            reader.problem("serve.keepalive", "keepalive must be from 4s to 12h");
         }
         if settings.limits.max_clients == 0 {
             reader.problem("serve.max-clients", "max-clients 0 would refuse every client");
@@ -151,9 +162,16 @@ mod tests {
             .set("serve.zone", "--zone", Some("a"))
             .set("serve.ttl", "--ttl", Some("100ms"))
             .set("serve.max-clients", "--max-clients", Some(0))
+            .set("serve.keepalive", "--keepalive", Some("0s"))
             .set("serve.advertise", "--advertise", Some("10.0.0.1:x"));
         let error = read(flags).unwrap_err();
-        for text in ["serve.zone does nothing", "a ttl under 1s", "max-clients 0", "10.0.0.1:x"] {
+        for text in [
+            "serve.zone does nothing",
+            "a ttl under 1s",
+            "max-clients 0",
+            "from 4s to 12h",
+            "10.0.0.1:x",
+        ] {
             assert!(error.contains(text), "{text} is not in {error}");
         }
     }

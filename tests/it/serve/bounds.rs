@@ -2,6 +2,7 @@ use std::io::{ErrorKind, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tempfile::tempdir;
@@ -120,7 +121,6 @@ fn a_line_of_a_million_bytes_is_refused_and_kept_nowhere() {
     assert!(grown < 8 * 1024, "{grown} KiB after fifty such lines");
 }
 
-/// A client that is cut off without a word looks like this one to the server.
 #[test]
 fn a_crowd_that_says_nothing_ends_with_the_idle_time() {
     let dir = tempdir().unwrap();
@@ -131,7 +131,7 @@ fn a_crowd_that_says_nothing_ends_with_the_idle_time() {
     eventually("the silent ones to be gone", || (asking.who().here == 1).then_some(()));
 }
 
-/// Whoever is cut off without a word is asked for by the kernel.
+/// Whoever is cut off without a word is asked for by the kernel: `cut.rs` waits for the answer.
 #[test]
 fn connections_are_kept_alive() {
     let dir = tempdir().unwrap();
@@ -182,19 +182,29 @@ fn wait_for_connected(server: &Server, count: usize) {
 }
 
 /// A state of /proc/net/tcp (proc(5)).
-const ESTABLISHED: &str = "01";
+pub const ESTABLISHED: &str = "01";
 
 /// Connections that say nothing.
 pub fn crowd(server: &Server, count: usize) -> Vec<TcpStream> {
     (0..count).map(|_| TcpStream::connect(server.address).unwrap()).collect()
 }
 
-/// Ten thousand, or what this process may open.
-pub fn a_crowd() -> usize {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
-    maximum.map_or(10_000, |files| usize::try_from(files / 2).unwrap().min(10_000))
+/// The room for a crowd: ten thousand, or what this process may open. One test at a time has it.
+pub struct Room {
+    pub clients: usize,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Room {
+    pub fn take() -> Self {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        static ONE: Mutex<()> = Mutex::new(());
+        let _alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+        let half = maximum.map(|files| usize::try_from(files / 2).unwrap());
+        Self { clients: half.unwrap_or(usize::MAX).min(10_000), _alone }
+    }
 }
 
 #[test]
@@ -202,7 +212,8 @@ fn the_numbers_are_exact_right_after_ten_thousand_come_and_break_off() {
     let dir = tempdir().unwrap();
     let server = Server::alone(dir.path(), &[]);
     let mut asking = server.connect();
-    let mut crowd = crowd(&server, a_crowd());
+    let room = Room::take();
+    let mut crowd = crowd(&server, room.clients);
     let who = asking.who();
     assert_eq!((who.here, who.clients.len()), (crowd.len() + 1, crowd.len() + 1));
     // Half of them without a FIN: closed by a reset, as by a host that goes down hard.

@@ -4,7 +4,7 @@ use lbctl::model::keys;
 use lbctl::store::{Change, WatchEvent};
 use tempfile::tempdir;
 
-use super::bounds::{a_crowd, crowd};
+use super::bounds::{Room, crowd};
 use super::{Client, Server};
 use crate::support::etcd::Etcd;
 use crate::support::{World, eventually, free_port};
@@ -133,7 +133,8 @@ fn without_the_store_the_local_answers_go_on_and_the_count_says_so() {
 fn a_server_killed_with_five_thousand_clients_counts_no_more_once_its_lease_is_gone() {
     let world = World::sqlite();
     let [first, mut second] = ["a", "b"].map(|id| Server::of_world(&world, id, &["--ttl", "2s"]));
-    let crowd = crowd(&second, a_crowd() / 2);
+    let room = Room::take();
+    let crowd = crowd(&second, room.clients / 2);
     first.wait_for_all(&(crowd.len() + 1).to_string());
     second.process.kill();
     first.wait_for_all("1");

@@ -3,6 +3,7 @@
 mod bounds;
 mod client;
 mod cluster;
+mod cut;
 mod protocol;
 mod proxy;
 mod reload;
