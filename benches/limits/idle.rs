@@ -2,20 +2,22 @@
 
 use std::time::{Duration, Instant};
 
+use lbctl::model::keys;
+use lbctl::store::Revision;
 use serde_json::json;
 
 use super::fixture::{self, BACKEND, TABLE, numbers};
 use super::report::{Report, Row, Target, Unit};
 use super::support::haproxy::Version;
-use super::support::{Process, World};
+use super::support::{Process, World, eventually};
 
 const SLOTS: u32 = 1_000;
 
 /// `LBCTL_BENCH_IDLE` takes another number of seconds.
 const SECONDS: u64 = 60;
 
-/// Until rests, checks and first reports are over.
-const SETTLE: Duration = Duration::from_secs(15);
+/// Rests, checks and reports are over once nothing has been written for so long.
+const QUIET: Duration = Duration::from_secs(8);
 
 /// `USER_HZ` of proc(5): the kernel shows times in it on every machine of today.
 const TICKS_A_SECOND: u64 = 100;
@@ -44,10 +46,9 @@ fn measure_on(report: &mut Report, store: &str, world: &World) {
     let what = ["sync-haproxy", "--socket", &socket, "--backend", BACKEND, "--from", TABLE];
     let sync = world.start("sync", &[&what[..], &["--name", "lb1", "--admin", "off"]].concat());
     fixture::wait_for_ready(&haproxy, SLOTS);
-    std::thread::sleep(SETTLE);
+    wait_for_quiet(world);
     let seconds = std::env::var("LBCTL_BENCH_IDLE").map_or(SECONDS, |text| text.parse().unwrap());
-    let revision = || world.block_on(world.store.list(&"".parse().unwrap())).unwrap().revision.0;
-    let (before, started) = (revision(), Instant::now());
+    let (before, started) = (revision(world), Instant::now());
     let spent = [cpu(&discover), cpu(&sync)];
     std::thread::sleep(Duration::from_secs(seconds));
     let took = started.elapsed();
@@ -68,7 +69,7 @@ fn measure_on(report: &mut Report, store: &str, world: &World) {
         ));
     }
     #[expect(clippy::cast_precision_loss, reason = "a handful")]
-    let writes = (revision() - before) as f64;
+    let writes = (revision(world).0 - before.0) as f64;
     let what = format!("both idle on {store}: store writes in {} s", took.as_secs());
     report.add(Row {
         what,
@@ -77,6 +78,21 @@ fn measure_on(report: &mut Report, store: &str, world: &World) {
         peer: None,
         target: Target::AtMost(0.0),
     });
+}
+
+fn wait_for_quiet(world: &World) {
+    let mut last = (revision(world), Instant::now());
+    eventually("an end of the writes to the store", || {
+        let now = revision(world);
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        (last.1.elapsed() >= QUIET).then_some(())
+    });
+}
+
+fn revision(world: &World) -> Revision {
+    world.block_on(world.store.list(&keys::serve())).unwrap().revision
 }
 
 /// User and system time, of `/proc/PID/stat`.

@@ -251,14 +251,12 @@ fn a_pipe_may_be_the_file() {
 
 #[test]
 fn a_closed_pipe_is_a_success() {
-    let binary = lbctl();
     for arguments in ["config show", "completions bash", "man", "--help"] {
         // The reader is gone before the first byte is written.
-        let script = format!(
-            "set -o pipefail; ( read -r _ < /dev/fd/9; exec {} {arguments} ) 9< <(sleep 0.1; echo) | true",
-            binary.display()
-        );
-        let output = Command::new("bash").args(["-c", &script]).output().unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output =
+            Command::new(lbctl()).args(arguments.split(' ')).stdout(writer).output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{arguments}: {}", stderr(&output));
         assert_eq!(stderr(&output), "", "{arguments}");
     }

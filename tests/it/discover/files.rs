@@ -1,11 +1,13 @@
 //! Files as people and broken programs leave them: the table never loses a live server.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lbctl::model::keys;
-use rustix::fs::{CWD, Mode};
+use rustix::fs::{CWD, Mode, inotify};
+use rustix::io::Errno;
 
 use super::history::History;
 use super::{World, web};
@@ -64,6 +66,32 @@ impl Followed {
         self.replace(list(&name, &[1, 2, 3]));
         self.said_again(recovered, before);
         assert_eq!(self.world.table().await, table, "{what}: {}", self.discover.tail());
+    }
+}
+
+/// Who reads a file, by inotify(7).
+struct Readers(OwnedFd);
+
+impl Readers {
+    fn of(path: &Path) -> Self {
+        let events = inotify::init(inotify::CreateFlags::NONBLOCK).unwrap();
+        inotify::add_watch(&events, path, inotify::WatchFlags::CLOSE_NOWRITE).unwrap();
+        Self(events)
+    }
+
+    /// Makes a change and waits until somebody has read the file since.
+    fn wait_after(&self, change: impl FnOnce()) {
+        while self.heard() {}
+        change();
+        eventually("the file to be read", || self.heard().then_some(()));
+    }
+
+    fn heard(&self) -> bool {
+        match rustix::io::read(&self.0, &mut [0; 4096]) {
+            Ok(_) => true,
+            Err(Errno::AGAIN) => false,
+            Err(error) => panic!("inotify: {error}"),
+        }
     }
 }
 
@@ -196,12 +224,13 @@ async fn a_link_that_is_swapped_all_the_time_never_hangs_it_nor_mixes_lists_up()
 async fn a_writer_that_pauses_in_the_middle_of_a_list_loses_nobody() {
     let world = Followed::start("web.yaml", &["--slots", "5"]).await;
     let history = History::start(&world.world.store).await;
+    let readers = Readers::of(&world.path);
     for _ in 0..soak(3, 30) {
-        std::fs::write(&world.path, "- 127.0.0.1:1\n- 127.0.0.1:2\n").unwrap();
-        // Long enough for a list that has stopped changing to be read.
-        tokio::time::sleep(Duration::from_millis(400)).await;
-        std::fs::write(&world.path, list("web.yaml", &[1, 2, 3])).unwrap();
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        for written in [&[1, 2][..], &[1, 2, 3]] {
+            readers.wait_after(|| {
+                std::fs::write(&world.path, list("web.yaml", written)).unwrap();
+            });
+        }
     }
     world.replace(list("web.yaml", &[1, 2, 3, 4]));
     let four = [&THREE[..], &["4 ready 127.0.0.1:4"]].concat();
@@ -218,6 +247,7 @@ async fn a_server_that_comes_and_goes_every_second_moves_nobody() {
     for round in 0..rounds {
         let ports: &[u32] = if round % 2 == 0 { &[1, 3] } else { &[1, 2, 3] };
         world.replace(list("web.json", ports));
+        // How long it is there or away: nothing is waited for.
         tokio::time::sleep(Duration::from_secs(1)).await;
         let (table, _) = world.world.table().await;
         assert_eq!((&table[0], &table[2]), (&before[0], &before[2]));

@@ -10,7 +10,7 @@ mod registrations;
 
 use std::path::Path;
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lbctl::model::{
     BackendName, BackendReport, BackendSpec, Endpoint, HaproxyReport, Registration, SlotNumber,
@@ -20,6 +20,7 @@ use lbctl::store::{self, Commit, Key, Revision, SharedStore, Txn};
 use tempfile::TempDir;
 
 use crate::support::etcd::Etcd;
+use crate::support::world::LONG_ENOUGH;
 use crate::support::{Process, eventually_async, lbctl};
 
 /// A store, and discovers on it.
@@ -136,6 +137,15 @@ impl World {
         .await
     }
 
+    /// The table is this, and goes on to be while what must not happen has the time to.
+    async fn stays(&self, expected: &[&str]) {
+        let started = Instant::now();
+        while started.elapsed() < LONG_ENOUGH {
+            assert_eq!(self.table().await.0, expected);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     async fn spec(&self) -> BackendSpec {
         let entry = self.store.get(&keys::spec(&web())).await.unwrap().unwrap();
         serde_json::from_slice(&entry.value).unwrap()
@@ -179,13 +189,11 @@ async fn registrations(world: World) {
     let drained = world.becomes(&discover, &["1 drain a", "2 ready b"]).await;
     world.report(drained, &[(1, 2)]).await;
     world.forget("nobody").await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    world.becomes(&discover, &["1 drain a", "2 ready b"]).await;
+    world.stays(&["1 drain a", "2 ready b"]).await;
     world.report(drained, &[(1, 0)]).await;
     let rested = world.becomes(&discover, &["1 rest a", "2 ready b"]).await;
     // Its time is over long before the HAProxy has it in maint.
-    tokio::time::sleep(Duration::from_millis(600)).await;
-    world.becomes(&discover, &["1 rest a", "2 ready b"]).await;
+    world.stays(&["1 rest a", "2 ready b"]).await;
     world.report(rested, &[]).await;
     world.becomes(&discover, &["1 ready c", "2 ready b"]).await;
     assert!(world.spec().await.unplaced.is_empty());

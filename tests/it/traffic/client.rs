@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use crate::support::eventually_async;
 use crate::support::http::{connect, get, is_stale};
 
 /// A request without its answer after so long has failed.
@@ -45,11 +45,15 @@ pub struct Clients {
     _task: OwnedTask<()>,
 }
 
+/// Who has the state when no client does: [`Clients`] and its task.
+const WITHOUT_CLIENTS: usize = 2;
+
 #[derive(Debug)]
 struct State {
     kind: Kind,
     address: SocketAddr,
-    paused: AtomicBool,
+    /// Locked while a client comes, so that whoever pauses them knows of all.
+    paused: Mutex<bool>,
     tally: Mutex<Tally>,
     /// Open connections that wait for their next request.
     kept: Mutex<Vec<TcpStream>>,
@@ -73,7 +77,7 @@ pub struct Tally {
 impl Clients {
     /// So many clients a second, from [`Self::go_on`] on.
     pub fn new(kind: Kind, address: SocketAddr, each_second: u32) -> Self {
-        let (paused, tally) = (AtomicBool::new(true), Mutex::default());
+        let (paused, tally) = (Mutex::new(true), Mutex::default());
         let state = Arc::new(State { kind, address, paused, tally, kept: Mutex::default() });
         let period = Duration::from_secs(1) / each_second;
         Self { state: state.clone(), _task: spawn_owned(state.run(period)) }
@@ -84,14 +88,19 @@ impl Clients {
         std::mem::take(&mut self.state.tally.lock().unwrap())
     }
 
-    /// None comes until [`Self::go_on`]; connections that were kept are closed.
-    pub fn pause(&self) {
-        self.state.paused.store(true, Ordering::SeqCst);
+    /// None comes until [`Self::go_on`]. Waits for those that are under way; connections that were
+    /// kept are closed.
+    pub async fn pause(&self) {
+        *self.state.paused.lock().unwrap() = true;
+        eventually_async("the last client to have its answer", async || {
+            (Arc::strong_count(&self.state) == WITHOUT_CLIENTS).then_some(())
+        })
+        .await;
         self.state.kept.lock().unwrap().clear();
     }
 
     pub fn go_on(&self) {
-        self.state.paused.store(false, Ordering::SeqCst);
+        *self.state.paused.lock().unwrap() = false;
     }
 }
 
@@ -129,9 +138,11 @@ impl State {
         loop {
             sleep_until(due).await;
             while clients.try_join_next().is_some() {}
-            if !self.paused.load(Ordering::SeqCst) {
+            let paused = self.paused.lock().unwrap();
+            if !*paused {
                 clients.spawn(self.clone().client(due));
             }
+            drop(paused);
             due += period;
         }
     }
@@ -191,7 +202,7 @@ impl State {
     }
 
     fn keep(&self, stream: TcpStream, (name, stays): (String, bool)) -> String {
-        if stays && !self.paused.load(Ordering::SeqCst) {
+        if stays {
             self.kept.lock().unwrap().push(stream);
         }
         name

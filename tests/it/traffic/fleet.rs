@@ -128,8 +128,7 @@ impl Fleet {
     /// come meanwhile.
     pub async fn reload(&self) {
         self.reloads.store(true, Ordering::SeqCst);
-        self.dynamic.pause();
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        self.dynamic.pause().await;
         block_in_place(|| self.haproxy.reload());
     }
 
