@@ -15,7 +15,7 @@ use lbctl::store::Txn;
 use super::support::network::{Link, Network, address};
 use super::support::{Random, endpoint, eventually, soak};
 use site::{
-    CONFIRM_INTERVAL, CONFIRM_PASSES, EDGE, EDGE_HOST, HOSTS, Settings, Site, WEB, on_site,
+    Before, CONFIRM_INTERVAL, CONFIRM_PASSES, EDGE, EDGE_HOST, HOSTS, RESYNC, Site, WEB, on_site,
 };
 use watcher::Watcher;
 
@@ -74,12 +74,12 @@ fn cut(
     site: &mut Site,
     host: usize,
     fault: fn(&Network, usize),
-    check: fn(&Site, usize, &Settings, &str),
+    check: fn(&Site, usize, &Before, &str),
 ) {
     let others: Vec<usize> = (0..HOSTS.len()).filter(|other| *other != host).collect();
     let old = site.start_server(WEB, others[1]);
     site.settle();
-    let before = site.haproxy(host);
+    let before = site.remember(host);
     let started = Instant::now();
     fault(site.net(), host);
 
@@ -119,7 +119,7 @@ fn cut(
 
 /// Its HAProxy is as it was, and serves with what it can reach; its daemons say that they know no
 /// better.
-fn keeps_serving(site: &Site, host: usize, before: &Settings, _left: &str) {
+fn keeps_serving(site: &Site, host: usize, before: &Before, _left: &str) {
     site.wait_for_not_ready(host);
     let own = site.servers(WEB, &[host]);
     site.wait_for_up(host, &own);
@@ -127,20 +127,33 @@ fn keeps_serving(site: &Site, host: usize, before: &Settings, _left: &str) {
         let by = site.request(host);
         assert!(by.as_ref().is_some_and(|by| own.contains(by)), "served by {by:?}");
     }
-    assert_eq!(&site.haproxy(host), before, "{}", site.said());
+    assert_eq!(site.haproxy(host), before.haproxy, "{}", site.said());
 }
 
 /// As long as the news come, whatever differs from before is as the table has it, or once had it: it
-/// may have heard that a server went, and no more that it came back.
-fn follows_what_it_hears(site: &Site, host: usize, before: &Settings, left: &str) {
+/// may have heard that a server went, and no more that it came back. That its own reports arrive no
+/// more changes nothing.
+fn follows_what_it_hears(site: &Site, host: usize, before: &Before, left: &str) {
+    site.wait_for_unreported(host);
+    let started = Instant::now();
+    while started.elapsed() < RESYNC * 2 {
+        has_what_it_heard(site, host, before, left);
+        last_for(Duration::from_millis(50));
+    }
+}
+
+fn has_what_it_heard(site: &Site, host: usize, before: &Before, left: &str) {
+    let is = site.haproxy(host);
     let wanted = eventually("the table", || site.wanted());
-    for (place, now) in site.haproxy(host) {
+    for (place, now) in is {
+        let was = &before.haproxy[&place];
         let drains = now.0 == left && now.1 == "drain";
-        let went = now.1 == "maint" && site.has_rested(&place);
-        let known = now == before[&place] || now == wanted[&place] || drains || went;
+        let went = now.1 == "maint" && site.has_rested(&place, before);
+        let known = now == *was || now == wanted[&place] || drains || went;
         assert!(
             known,
-            "{place:?} is {now:?}; before {before:?}, table {wanted:?}\n{}",
+            "{place:?} is {now:?}; before {was:?}, table {:?}\n{}",
+            wanted[&place],
             site.said()
         );
     }

@@ -32,6 +32,9 @@ pub const EDGE_HOST: usize = 2;
 pub const CONFIRM_PASSES: u32 = 3;
 pub const CONFIRM_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How often each HAProxy is compared in full, whatever is heard.
+pub const RESYNC: Duration = Duration::from_secs(2);
+
 const CLIENTS: u16 = 2379;
 const PEERS: u16 = 2380;
 const METRICS: u16 = 2381;
@@ -63,7 +66,14 @@ struct Server {
 }
 
 /// What every server of a HAProxy is set to, by backend and name.
-pub type Settings = BTreeMap<(&'static str, String), Set>;
+type Settings = BTreeMap<(&'static str, String), Set>;
+
+/// How it was before a fault.
+pub struct Before {
+    pub haproxy: Settings,
+    /// How much each `discover` had said.
+    said: Vec<usize>,
+}
 
 /// Its address, its state and its weight.
 type Set = (String, &'static str, u32);
@@ -346,11 +356,28 @@ impl Site {
         Some(all)
     }
 
-    /// Whether some `discover` has put a slot to rest.
-    pub fn has_rested(&self, (backend, server): &(&'static str, String)) -> bool {
+    /// How all is with a host now.
+    pub fn remember(&self, host: usize) -> Before {
+        let said = self.hosts.iter().map(|host| host.discover.log().len()).collect();
+        Before { haproxy: self.haproxy(host), said }
+    }
+
+    /// Whether some `discover` has put a slot to rest since then.
+    pub fn has_rested(&self, (backend, server): &(&'static str, String), before: &Before) -> bool {
         let slot = server.trim_start_matches('s');
         let line = format!("rest backend={backend} slot={slot} ");
-        self.hosts.iter().any(|host| host.discover.log().contains(&line))
+        let mut since = self.hosts.iter().zip(&before.said);
+        since.any(|(host, said)| host.discover.log()[*said..].contains(&line))
+    }
+
+    /// Waits until the `sync-haproxy` of a host knows that its report does not arrive.
+    pub fn wait_for_unreported(&self, host: usize) {
+        let sync = &self.hosts[host].sync;
+        eventually(&format!("sync {} to miss its lease; {}", HOSTS[host], sync.tail()), || {
+            let log = sync.log();
+            let state = log.lines().rfind(|line| line.contains("the lease on this process's keys"));
+            state.is_some_and(|line| !line.contains("has recovered")).then_some(())
+        });
     }
 
     /// What the daemons said last.
@@ -405,7 +432,8 @@ fn configuration(host: usize, haproxy: &Haproxy, ttl: Duration) -> String {
          source = \"registry\"\nmin-weight = 100\nrest = \"1s\"\ndrain-deadline = \"3s\"\n\
          confirm-passes = {CONFIRM_PASSES}\nconfirm-interval = \"{confirm}s\"\n\
          [sync-haproxy]\nname = \"{name}\"\nsocket = \"{socket}\"\nadmin = \"0.0.0.0:{SYNC}\"\n\
-         resync = \"2s\"\npoll = \"500ms\"\nreport-ttl = \"{ttl}ms\"\n",
+         resync = \"{RESYNC}s\"\npoll = \"500ms\"\nreport-ttl = \"{ttl}ms\"\n",
+        RESYNC = RESYNC.as_secs(),
         confirm = CONFIRM_INTERVAL.as_secs(),
         socket = socket.display(),
     );
