@@ -115,6 +115,8 @@ fn cut(
         healed - started,
         healed.elapsed(),
     );
+    // There are only so many slots for the rounds to come.
+    site.stop_server(&new);
 }
 
 /// Its HAProxy is as it was, and serves with what it can reach; its daemons say that they know no
@@ -240,6 +242,7 @@ fn slow(site: &mut Site) {
     let left = started.elapsed();
     site.settle();
     site.net().heal();
+    site.stop_server(&new);
     site.settle();
     eprintln!(
         "200 ms delay: a new server came after {arrived:.1?}, an old one had gone after {left:.1?}"
