@@ -3,7 +3,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::tempdir;
 
@@ -69,6 +69,9 @@ fn a_client_that_does_not_read_is_held_back_and_gets_every_reply_in_the_end() {
     assert_eq!(replies.matches("42\n").count(), sent / 4 + unended * usize::from(sent % 4 == 3));
 }
 
+/// How long the server lets a client leave its replies unread.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// Resident memory in KiB.
 fn memory(server: &Server) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.process.id())).unwrap();
@@ -85,13 +88,19 @@ fn a_crowd_that_does_not_read_costs_little_and_slows_nobody() {
     let before = memory(&server);
     let slow = crowd(&server, 300);
     let chunk = "WHO\n".repeat(16 * 1024);
+    let unread_since = Instant::now();
     for mut stream in &slow {
         stream.set_nonblocking(true).unwrap();
         // Until nothing more goes in.
         while stream.write(chunk.as_bytes()).is_ok() {}
     }
     for _ in 0..100 {
-        assert_eq!(bystander.who().here, 301);
+        let here = bystander.who().here;
+        // A machine that is this busy has them cut off, as they are to be.
+        if unread_since.elapsed() >= PATIENCE {
+            break;
+        }
+        assert_eq!(here, 301);
     }
     let grown = memory(&server).saturating_sub(before);
     assert!(grown < 300 * 128, "{grown} KiB for 300 clients that do not read");
