@@ -46,7 +46,7 @@ fn three_servers_count_together_over_etcd() {
 fn a_server_that_stops_takes_its_count_along_at_once() {
     let world = World::sqlite();
     let [first, mut second] = ["a", "b"]
-        .map(|id| Server::of_world(&world, id, &["--ttl", "60s", "--shutdown-grace", "1s"]));
+        .map(|id| Server::of_world(&world, id, &["--ttl", "60s", "--shutdown-grace", "3s"]));
     let _clients = connected(&second, 4);
     first.wait_for_all("5");
     second.process.signal("TERM");
