@@ -321,6 +321,11 @@ impl Backend {
         self.hsdo.as_ref().is_none_or(|hsdo| hsdo.has_shown(self.table.revision()))
     }
 
+    /// Why the last look at HSDO's table, where there is one, came to nothing.
+    pub fn hsdo_trouble(&self) -> Option<String> {
+        self.hsdo.as_ref()?.view()?.error.clone()
+    }
+
     /// The rows of HSDO's table that would be written once a plan is; `None` where they are not read
     /// yet.
     pub fn hsdo_writes(&mut self, plan: &Plan) -> Option<Vec<Row>> {

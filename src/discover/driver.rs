@@ -217,7 +217,7 @@ async fn once(
     candidate: Option<&Candidate>,
 ) -> CommandResult<PlannedBackend> {
     let name = settings.name.clone();
-    let mut why = "the store has not answered yet";
+    let mut why = "the store has not answered yet".to_owned();
     let mut written = None;
     let passes = async {
         let mut backend = Backend::open(store, settings).await;
@@ -236,7 +236,7 @@ async fn once(
                 Pass::Settled(plan) => match backend.source_error() {
                     Some(error) => return Err(CommandError::msg(Kind::Failed, error)),
                     None if candidate.is_some() && !backend.hsdo_shows_it() => {
-                        why = "HSDO's table does not show the backend's yet";
+                        why = "HSDO's table does not show the backend's yet".to_owned();
                     }
                     None if candidate.is_some() && plan.is_empty() => {
                         return Ok((written.take().unwrap_or(plan), Vec::new()));
@@ -244,14 +244,17 @@ async fn once(
                     None if candidate.is_some() => return Ok((plan, Vec::new())),
                     None => match backend.hsdo_writes(&plan) {
                         Some(rows) => return Ok((plan, rows)),
-                        None => why = "HSDO's table has not answered yet",
+                        None => why = "HSDO's table has not answered yet".to_owned(),
                     },
                 },
-                Pass::Blind(reason) => why = reason,
+                Pass::Blind(reason) => why = reason.to_owned(),
                 Pass::Busy(plan) => {
-                    why = "the table keeps changing";
+                    why = "the table keeps changing".to_owned();
                     written.get_or_insert(plan);
                 }
+            }
+            if let Some(trouble) = backend.hsdo_trouble() {
+                why = trouble;
             }
             tokio::select! {
                 heard = backend.hear() => heard?,

@@ -14,6 +14,13 @@ use crate::store::{Commit, Entry, Error, ErrorKind, Guard, Key, Lease, Result, T
 /// How long the last call, the revocation, may take.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 
+/// How long a lease may take to be granted: it counts from before the request, so that nothing is
+/// won by asking anew, and a slow store would only get more to do.
+const GRANT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A write that takes longer is tried again; a store may need as long as this for each.
+const WRITE_DEADLINE: Duration = Duration::from_secs(2);
+
 /// How often a settled key is read back, to heal one that somebody else deleted or wrote.
 const AUDIT_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -56,7 +63,7 @@ async fn hold(shared: &Shared, held: &mut Option<Lease>) {
 async fn grant(shared: &Shared, health: &mut Health) -> Lease {
     let mut backoff = backoff(shared.ttl);
     loop {
-        let answer = timeout(deadline(shared.ttl), shared.store.grant(shared.ttl)).await;
+        let answer = timeout(GRANT_DEADLINE, shared.store.grant(shared.ttl)).await;
         match flatten(answer) {
             Ok(lease) => {
                 lease_works(shared, health);
@@ -100,7 +107,8 @@ async fn write(shared: &Shared, lease: Lease, health: &mut Health) {
             shared.changed.notified().await;
             continue;
         };
-        let answer = timeout(deadline(lease.ttl), take(shared, lease, &step)).await;
+        let answer =
+            timeout(deadline(lease.ttl).max(WRITE_DEADLINE), take(shared, lease, &step)).await;
         match flatten(answer) {
             Ok(()) => {
                 health.succeeded();
@@ -178,8 +186,11 @@ async fn remove(shared: &Shared, lease: Lease, key: &Key) -> Result<()> {
 /// Reads settled keys back now and then, and wants those again that are not as they should be: a
 /// write that timed out may be applied late, over a later one, and people delete keys by hand.
 async fn audit(shared: &Shared, lease: Lease) {
+    // Soon for the first time: a write under the lease before this one may come late.
+    let mut wait = lease.ttl + WRITE_DEADLINE;
     loop {
-        sleep(AUDIT_INTERVAL.mul_f64(0.5 + fastrand::f64())).await;
+        sleep(wait).await;
+        wait = AUDIT_INTERVAL.mul_f64(0.5 + fastrand::f64());
         let settled = shared.lock().wishes.settled();
         for (key, value) in settled {
             let answer = timeout(deadline(lease.ttl), shared.store.get(&key)).await;

@@ -73,8 +73,8 @@ pub struct Args {
     #[arg(long, value_name = "DURATION")]
     idle_timeout: Option<String>,
 
-    /// Drop a client within this long when its host is gone or cut off without a word
-    /// [default: 1m]
+    /// Drop a client within this long when its host is gone or cut off without a word, or when it
+    /// leaves an answer unread for it [default: 1m]
     #[arg(long, value_name = "DURATION")]
     keepalive: Option<String>,
 

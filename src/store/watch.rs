@@ -47,19 +47,20 @@ pub enum WatchEvent {
 /// A stream of [`WatchEvent`]s that does not end. Dropping it ends the watch.
 pub struct Watch(BoxStream<'static, WatchEvent>);
 
+/// How many events a driven watch is ahead of whoever reads it: what comes while that is at work is
+/// then there at once, and taken in as one change.
+const AHEAD: usize = 256;
+
 impl Watch {
     pub fn new(stream: impl Stream<Item = WatchEvent> + Send + 'static) -> Self {
         Self(stream.boxed())
     }
 
-    /// A watch whose events come from a task of its own, which is at most two of them ahead: where
-    /// the stream shares something with the calls of its handle, such as a lock, they would wait for
-    /// whoever polls it no more. The `end` is said if the stream ends, or panics.
-    pub(super) fn driven(
-        stream: impl Stream<Item = WatchEvent> + Send + 'static,
-        end: Error,
-    ) -> Self {
-        let (told, events) = mpsc::channel(1);
+    /// A watch whose events come from a task of its own: where the stream shares something with the
+    /// calls of its handle, such as a lock, they would wait for whoever polls it no more. The stream
+    /// must not end; a panic of it is one of whoever polls the watch.
+    pub(super) fn driven(stream: impl Stream<Item = WatchEvent> + Send + 'static) -> Self {
+        let (told, events) = mpsc::channel(AHEAD);
         let task = spawn_owned(async move {
             let mut stream = pin!(stream);
             while let Some(event) = stream.next().await {
@@ -68,11 +69,10 @@ impl Watch {
                 }
             }
         });
-        Self::new(stream::unfold(Some((events, task, end)), async |watch| {
-            let (mut events, task, end) = watch?;
+        Self::new(stream::unfold((events, task), async |(mut events, task)| {
             match events.recv().await {
-                Some(event) => Some((event, Some((events, task, end)))),
-                None => Some((WatchEvent::Interrupted(end), None)),
+                Some(event) => Some((event, (events, task))),
+                None => panic!("the task of a watch has ended"),
             }
         }))
     }
@@ -176,5 +176,34 @@ impl Mirror {
     /// Whether a first `Reset` has come in.
     pub fn is_loaded(&self) -> bool {
         self.loaded
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    fn events(count: u64) -> impl Stream<Item = WatchEvent> {
+        stream::iter((0..count).map(|number| {
+            let key = "k".parse().unwrap();
+            WatchEvent::Changed(vec![Change::Delete { key, revision: Revision(number) }])
+        }))
+    }
+
+    #[tokio::test]
+    async fn what_a_driven_watch_heard_meanwhile_is_there_at_once() {
+        let mut watch = Watch::driven(events(100).chain(stream::pending()));
+        watch.next_event().await;
+        let rest = std::iter::from_fn(|| watch.next_event().now_or_never());
+        assert_eq!(rest.count(), 99);
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "the task of a watch has ended")]
+    async fn a_panic_in_a_driven_watch_is_its_readers_too() {
+        let broken = stream::poll_fn(|_| panic!("a bug"));
+        Watch::driven(broken).next_event().await;
     }
 }

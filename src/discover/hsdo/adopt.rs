@@ -182,7 +182,8 @@ impl<'a> Adopter<'a> {
             group: server.group.clone(),
             zone: None,
             weight: None,
-            leaving: false,
+            // Or it would count as one that vanished, once its source tells of it no more.
+            leaving: self.sight.answer.leaves(&server.name),
         };
         Some(Endpoint { address, ..known.cloned().unwrap_or_else(made) })
     }

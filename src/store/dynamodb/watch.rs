@@ -8,9 +8,9 @@ use futures::stream;
 use tokio::time::Instant;
 
 use super::calls::Ask;
-use super::{DynamoStore, NAME, Shared, items};
+use super::{DynamoStore, Shared, items};
 use crate::daemon::Backoff;
-use crate::store::{Change, Error, ErrorKind, Prefix, Result, Watch, WatchEvent};
+use crate::store::{Change, Prefix, Result, Watch, WatchEvent};
 
 /// How long a commit that the head shows may be missing from the log, before a listing stands in
 /// for it.
@@ -23,8 +23,6 @@ const BUSY: u32 = 4;
 const QUIET: u32 = 3;
 
 pub(super) fn start(store: DynamoStore, prefix: Prefix) -> Watch {
-    let reason = "the watch has ended";
-    let end = Error::new(ErrorKind::Unavailable, NAME, "watch", &prefix, reason);
     let watcher = Watcher {
         store,
         prefix,
@@ -40,7 +38,7 @@ pub(super) fn start(store: DynamoStore, prefix: Prefix) -> Watch {
         Some((event, watcher))
     });
     // The watches of a handle look one after the other.
-    Watch::driven(events, end)
+    Watch::driven(events)
 }
 
 struct Watcher {
@@ -92,11 +90,7 @@ impl Watcher {
     /// Waits for the head to move, and says what moved it.
     async fn follow(&mut self, position: u64) -> Result<()> {
         let shared = &self.store.shared;
-        let moved = shared.moved.notified();
-        tokio::select! {
-            () = tokio::time::sleep(self.wait) => {}
-            () = moved => {}
-        }
+        self.rest(position).await;
         self.wait = next_wait(self.wait, shared.poll);
         let ask = Ask::new("watch", &self.prefix);
         let head = shared.recent_head(&ask, self.wait / 2).await?;
@@ -111,6 +105,21 @@ impl Watcher {
         let parts = shared.read_log(&ask, position, head).await?;
         self.say(position, head, items::whole_commits(parts));
         Ok(())
+    }
+
+    /// Until the next look is due, or the head is known to have moved.
+    async fn rest(&self, position: u64) {
+        let shared = &self.store.shared;
+        let moved = shared.moved.notified();
+        let has_moved = shared.head().is_some_and(|(_, head)| head > position);
+        // What the log lacks still is not there at once.
+        if has_moved && self.gap.is_none() {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(self.wait) => {}
+            () = moved => {}
+        }
     }
 
     /// Takes in every commit up to the first that is missing.
@@ -173,7 +182,12 @@ impl Shared {
         {
             head = head.max(committed);
         }
-        *known = Some((Instant::now(), head));
+        let before = known.replace((Instant::now(), head));
+        // The other watches of the handle need not find out by themselves, which could take as long
+        // again.
+        if before.is_none_or(|(_, before)| before < head) {
+            self.moved.notify_waiters();
+        }
         Ok(head)
     }
 

@@ -14,8 +14,6 @@ use crate::daemon::Backoff;
 use crate::store::{Error, ErrorKind, Prefix, Result, Revision, Watch, WatchEvent};
 
 pub(super) fn start(shared: Arc<Shared>, prefix: Prefix) -> Watch {
-    let reason = "the watch has ended";
-    let end = Error::new(ErrorKind::Unavailable, NAME, "watch", &prefix, reason);
     let watcher = Watcher {
         shared,
         prefix,
@@ -29,7 +27,7 @@ pub(super) fn start(shared: Arc<Shared>, prefix: Prefix) -> Watch {
         Some((event, watcher))
     });
     // It takes part in making the connections of its handle.
-    Watch::driven(events, end)
+    Watch::driven(events)
 }
 
 struct Watcher {
