@@ -235,8 +235,11 @@ async fn a_watch_that_falls_behind_a_compaction_starts_over() {
     let (slow, proxy) = behind_a_proxy(&etcd).await;
     let direct = store(&etcd.url("lbctl")).await;
     let mut observer = Observer::ready(&slow, "").await;
-    // Nobody reads the watch, so these fill the connection, then etcd's own queue of 1024 answers,
-    // after which etcd lets the watch fall behind.
+    // Nobody reads the watch, so these fill what it holds in advance, the next ones the connection,
+    // then etcd's own queue of 1024 answers, after which etcd lets the watch fall behind.
+    for i in 0..300 {
+        put(&direct, "small/0", i.to_string()).await;
+    }
     for i in 0..40 {
         put(&direct, &format!("large/{}", i % 4), vec![b'x'; MAX_VALUE_LEN]).await;
     }
