@@ -48,7 +48,8 @@ pub struct DynamoUrl {
     pub prefix: Prefix,
     /// `region=` and `endpoint=`, where the environment does not say them.
     pub place: aws::Place,
-    /// `poll=`: how often a watch looks whether something has changed; after a long quiet it looks more rarely.
+    /// `poll=`: how often a watch looks whether something has changed; after a long quiet it looks
+    /// more rarely.
     pub poll: Duration,
 }
 
