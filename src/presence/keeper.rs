@@ -18,8 +18,11 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 /// won by asking anew, and a slow store would only get more to do.
 const GRANT_DEADLINE: Duration = Duration::from_secs(5);
 
-/// A write that takes longer is tried again; a store may need as long as this for each.
-const WRITE_DEADLINE: Duration = Duration::from_secs(2);
+/// A read or a write that takes longer is tried again; a store may need as long as this for each.
+const CALL_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long a write may still come after it was given up.
+const LATE: Duration = Duration::from_secs(5);
 
 /// How often a settled key is read back, to heal one that somebody else deleted or wrote.
 const AUDIT_INTERVAL: Duration = Duration::from_secs(60);
@@ -102,22 +105,26 @@ async fn renew(shared: &Shared, lease: Lease, started: Instant, health: &mut Hea
 /// Writes what is wanted as it changes, until the store says that the lease has ended.
 async fn write(shared: &Shared, lease: Lease, health: &mut Health) {
     let mut backoff = backoff(lease.ttl);
+    let mut unsure = false;
     loop {
         let Some(step) = next_step(shared) else {
             shared.changed.notified().await;
             continue;
         };
-        let answer =
-            timeout(deadline(lease.ttl).max(WRITE_DEADLINE), take(shared, lease, &step)).await;
+        let answer = timeout(patience(lease.ttl), take(shared, lease, &step)).await;
         match flatten(answer) {
             Ok(()) => {
                 health.succeeded();
+                if std::mem::take(&mut unsure) {
+                    shared.doubted.notify_one();
+                }
                 report_written(shared);
                 let pause = shared.lock().min_interval;
                 sleep(pause).await;
             }
             Err(problem) if problem.is_expiry() => return,
             Err(problem) => {
+                unsure |= problem.is_unsure();
                 health.failed(&problem);
                 shared.report(|troubles| troubles.write = Some(problem.to_string()));
                 backoff.wait().await;
@@ -187,13 +194,16 @@ async fn remove(shared: &Shared, lease: Lease, key: &Key) -> Result<()> {
 /// write that timed out may be applied late, over a later one, and people delete keys by hand.
 async fn audit(shared: &Shared, lease: Lease) {
     // Soon for the first time: a write under the lease before this one may come late.
-    let mut wait = lease.ttl + WRITE_DEADLINE;
+    let mut wait = LATE;
     loop {
-        sleep(wait).await;
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = shared.doubted.notified() => sleep(LATE).await,
+        }
         wait = AUDIT_INTERVAL.mul_f64(0.5 + fastrand::f64());
         let settled = shared.lock().wishes.settled();
         for (key, value) in settled {
-            let answer = timeout(deadline(lease.ttl), shared.store.get(&key)).await;
+            let answer = timeout(patience(lease.ttl), shared.store.get(&key)).await;
             // A store that is away is the renewal's to report.
             let Ok(found) = flatten(answer) else { break };
             let held = |e: &Entry| e.lease == Some(lease.id) && e.value == value;
@@ -223,6 +233,14 @@ impl Problem {
     fn is_expiry(&self) -> bool {
         matches!(self, Self::Store(error) if error.kind() == ErrorKind::LeaseExpired)
     }
+
+    /// Whether the call may be carried out all the same, and later.
+    fn is_unsure(&self) -> bool {
+        match self {
+            Self::Store(error) => error.kind() == ErrorKind::Indeterminate,
+            Self::NoAnswer => true,
+        }
+    }
 }
 
 impl fmt::Display for Problem {
@@ -244,6 +262,11 @@ fn flatten<T>(answer: Result<Result<T>, tokio::time::error::Elapsed>) -> Result<
 /// A renewal that gets no answer must leave time for another one.
 fn deadline(ttl: Duration) -> Duration {
     (ttl / 4).clamp(Duration::from_millis(250), Duration::from_secs(5))
+}
+
+/// How long any other call may take.
+fn patience(ttl: Duration) -> Duration {
+    deadline(ttl).max(CALL_DEADLINE)
 }
 
 fn backoff(ttl: Duration) -> Backoff {

@@ -105,6 +105,8 @@ struct Shared {
     wanted: Mutex<Wanted>,
     /// A wish was added; one permit is kept.
     changed: Notify,
+    /// A write was given up and a later one done; one permit is kept.
+    doubted: Notify,
     state: watch::Sender<PresenceState>,
     /// The generation up to which all wishes are in the store.
     flushed: watch::Sender<u64>,
@@ -133,6 +135,7 @@ impl Shared {
             ttl: ttl.max(SHORTEST_TTL),
             wanted: Mutex::default(),
             changed: Notify::new(),
+            doubted: Notify::new(),
             state: watch::Sender::new(PresenceState::Starting),
             flushed: watch::Sender::new(0),
             closing: CancellationToken::new(),

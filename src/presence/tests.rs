@@ -1,10 +1,14 @@
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
-use crate::store::{Commit, Faults, Faulty, MemoryStore, Prefix, Store as _, Txn};
+use crate::store::{
+    Commit, Entry, Faults, Faulty, Lease, LeaseId, Listing, MemoryStore, Prefix, Result, Store,
+    Txn, Watch,
+};
 
 const TTL: Duration = Duration::from_secs(9);
 
@@ -18,6 +22,77 @@ fn presence() -> (MemoryStore, Faulty<MemoryStore>, Presence) {
     let faulty = Faulty::new(memory.clone(), 1);
     let presence = Presence::start(Arc::new(faulty.clone()), TTL);
     (memory, faulty, presence)
+}
+
+/// A store that takes its time for what goes to its disk, and for nothing else.
+#[derive(Debug, Clone)]
+struct Slow {
+    inner: MemoryStore,
+    grant: Duration,
+    get: Duration,
+    commit: Duration,
+}
+
+#[async_trait]
+impl Store for Slow {
+    fn name(&self) -> &'static str {
+        "slow"
+    }
+
+    async fn get(&self, key: &Key) -> Result<Option<Entry>> {
+        sleep(self.get).await;
+        self.inner.get(key).await
+    }
+
+    async fn list(&self, prefix: &Prefix) -> Result<Listing> {
+        self.inner.list(prefix).await
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Commit> {
+        sleep(self.commit).await;
+        self.inner.commit(txn).await
+    }
+
+    async fn watch(&self, prefix: &Prefix) -> Result<Watch> {
+        self.inner.watch(prefix).await
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<Lease> {
+        sleep(self.grant).await;
+        self.inner.grant(ttl).await
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<Duration> {
+        self.inner.keep_alive(lease).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<()> {
+        self.inner.revoke(lease).await
+    }
+}
+
+/// Ends the lease that `a` is on, and waits until the key is there again.
+async fn comes_back_after_its_lease(slow: Slow) {
+    let presence = Presence::start(Arc::new(slow.clone()), Duration::from_secs(1));
+    presence.set(key("a"), "1");
+    let minute = Duration::from_secs(60);
+    let flushed = timeout(minute, presence.flushed()).await;
+    assert!(flushed.is_ok(), "never there with {slow:?}: {:?}", *presence.state().borrow());
+    let lease = slow.inner.get(&key("a")).await.unwrap().unwrap().lease.unwrap();
+    slow.inner.revoke(lease).await.unwrap();
+    let back = async {
+        while value(&slow.inner, "a").await.is_none() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    assert!(timeout(minute, back).await.is_ok(), "never back with {slow:?}");
+}
+
+/// A write that was given up comes now, on the lease that the key is on.
+async fn comes_late(store: &MemoryStore, name: &str, value: &'static str) {
+    let lease = store.get(&key(name)).await.unwrap().unwrap().lease.unwrap();
+    let late = Txn::new().put_leased(key(name), value, lease);
+    assert!(matches!(store.commit(late).await.unwrap(), Commit::Committed(_)));
 }
 
 async fn value(store: &MemoryStore, name: &str) -> Option<Bytes> {
@@ -226,4 +301,56 @@ async fn a_key_that_somebody_deleted_comes_back() {
     assert!(matches!(deleted, Commit::Committed(_)));
     sleep(Duration::from_secs(91)).await;
     assert!(value(&store, "a").await.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_store_gets_the_time_that_it_needs_whatever_the_ttl() {
+    let quick = Duration::ZERO;
+    let (inner, slow) = (MemoryStore::new, Duration::from_millis(1500));
+    let grants = Slow { inner: inner(), grant: 3 * slow, get: quick, commit: quick };
+    comes_back_after_its_lease(grants).await;
+    let commits = Slow { inner: inner(), grant: quick, get: quick, commit: slow };
+    comes_back_after_its_lease(commits).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_are_read_back_from_a_slow_store_too() {
+    let inner = MemoryStore::new();
+    let (quick, get) = (Duration::ZERO, Duration::from_millis(1500));
+    let slow = Slow { inner: inner.clone(), grant: quick, get, commit: quick };
+    let presence = Presence::start(Arc::new(slow), Duration::from_secs(1));
+    presence.set(key("a"), "1");
+    presence.flushed().await;
+    comes_late(&inner, "a", "0").await;
+    sleep(Duration::from_secs(100)).await;
+    assert_eq!(value(&inner, "a").await.unwrap(), "1");
+}
+
+/// Such as one of the process before this one.
+#[tokio::test(start_paused = true)]
+async fn a_write_that_comes_late_over_the_first_of_a_lease_is_soon_undone() {
+    let (store, _, presence) = presence();
+    presence.set(key("a"), "1");
+    presence.flushed().await;
+    comes_late(&store, "a", "0").await;
+    sleep(Duration::from_secs(6)).await;
+    assert_eq!(value(&store, "a").await.unwrap(), "1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_was_given_up_and_comes_late_is_soon_undone() {
+    let (store, faulty, presence) = presence();
+    presence.set(key("a"), "1");
+    presence.flushed().await;
+    // The keys were read back for the first time, and are not for another half a minute.
+    sleep(Duration::from_secs(10)).await;
+    faulty.set_faults(Faults { lose_answer: 1.0, ..Faults::default() });
+    presence.set(key("a"), "2");
+    reaches(&presence, |state| matches!(state, PresenceState::Failing(_))).await;
+    faulty.set_faults(Faults::default());
+    presence.set(key("a"), "3");
+    presence.flushed().await;
+    comes_late(&store, "a", "2").await;
+    sleep(Duration::from_secs(6)).await;
+    assert_eq!(value(&store, "a").await.unwrap(), "3");
 }
