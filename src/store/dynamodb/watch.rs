@@ -206,7 +206,142 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use aws_config::{BehaviorVersion, Region, SdkConfig};
+    use aws_sdk_dynamodb::config::{Credentials, SharedCredentialsProvider};
+    use aws_smithy_runtime_api::client::http::{
+        HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn,
+    };
+    use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+    use aws_smithy_types::body::SdkBody;
+    use serde_json::json;
+
     use super::*;
+    use crate::store::StoreUrl;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// A table with a head and a log, and a count of who has read the log.
+    #[derive(Debug, Clone, Default)]
+    struct Fake(Arc<Mutex<Log>>);
+
+    #[derive(Debug, Default)]
+    struct Log {
+        head: u64,
+        /// The log has the commits up to this one.
+        logged: u64,
+        reads: usize,
+    }
+
+    impl Fake {
+        /// Somebody else commits, and the log has it or not yet.
+        fn commit(&self, logged: bool) {
+            let mut log = self.0.lock().unwrap();
+            log.head += 1;
+            log.logged = if logged { log.head } else { log.logged };
+        }
+
+        fn answer(&self, call: &str) -> serde_json::Value {
+            let mut log = self.0.lock().unwrap();
+            match call {
+                "DynamoDB_20120810.GetItem" => {
+                    json!({ "Item": { "revision": { "N": log.head.to_string() } } })
+                }
+                "DynamoDB_20120810.Query" => {
+                    log.reads += 1;
+                    assert!(log.reads < 100, "it reads the log without a pause");
+                    let item = |revision| {
+                        json!({
+                            "sk": { "S": items::log_sort(revision, 0) },
+                            "commit": { "S": "c" },
+                            "parts": { "N": "1" },
+                            "changes": { "L": [{ "M": { "key": { "S": "k" } } }] },
+                        })
+                    };
+                    json!({ "Items": (1..=log.logged).map(item).collect::<Vec<_>>() })
+                }
+                call => panic!("{call}"),
+            }
+        }
+
+        fn handle(&self, poll: &str) -> DynamoStore {
+            let connector = SharedHttpConnector::new(self.clone());
+            let credentials = Credentials::new("testing", "testing", None, None, "test");
+            let config = SdkConfig::builder()
+                .behavior_version(BehaviorVersion::latest())
+                .region(Region::new("eu-west-1"))
+                .credentials_provider(SharedCredentialsProvider::new(credentials))
+                .http_client(http_client_fn(move |_, _| connector.clone()))
+                .build();
+            match format!("dynamodb://table?poll={poll}").parse().unwrap() {
+                StoreUrl::Dynamo(url) => DynamoStore::with_config(&url, &config),
+                other => panic!("{other}"),
+            }
+        }
+    }
+
+    impl HttpConnector for Fake {
+        fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+            let answer = self.answer(request.headers().get("x-amz-target").unwrap());
+            let body = SdkBody::from(answer.to_string());
+            HttpConnectorFuture::ready(Ok(HttpResponse::new(200.try_into().unwrap(), body)))
+        }
+    }
+
+    /// A watch that has said nothing since the beginning and looks after this long.
+    fn watcher(store: &DynamoStore, wait: Duration) -> Watcher {
+        Watcher {
+            store: store.clone(),
+            prefix: Prefix::root(),
+            position: Some(0),
+            pending: VecDeque::new(),
+            interrupted: false,
+            wait,
+            gap: None,
+            backoff: Backoff::new(HOUR, HOUR),
+        }
+    }
+
+    /// How long a watch takes to say a change.
+    async fn until_change(mut watcher: Watcher) -> Duration {
+        let started = Instant::now();
+        let event = watcher.next().await;
+        assert!(matches!(event, WatchEvent::Changed(_)), "{event:?}");
+        started.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_watch_that_looks_first_tells_the_others_of_its_handle() {
+        let fake = Fake::default();
+        let store = fake.handle("1h");
+        fake.commit(true);
+        let waits = [HOUR, Duration::from_secs(1), 3 * HOUR];
+        let watches = waits.map(|wait| until_change(watcher(&store, wait)));
+        for told in futures::future::join_all(watches).await {
+            assert!(told < Duration::from_secs(2), "one was told after {told:?}");
+        }
+        // Whoever was at work meanwhile, and heard nothing of it.
+        let told = until_change(watcher(&store, HOUR)).await;
+        assert!(told < Duration::from_secs(1), "it was told after {told:?}");
+        assert!(until_change(watcher(&fake.handle("1h"), HOUR)).await >= HOUR);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_log_that_lacks_the_last_commit_is_read_at_each_look_alone() {
+        let fake = Fake::default();
+        let store = fake.handle("1s");
+        fake.commit(false);
+        let watch = until_change(watcher(&store, Duration::ZERO));
+        let log_comes = async {
+            tokio::time::sleep(GAP / 2).await;
+            fake.commit(true);
+        };
+        let (told, ()) = tokio::join!(watch, log_comes);
+        assert!(told < GAP, "it was told after {told:?}");
+        let reads = fake.0.lock().unwrap().reads;
+        assert!(reads < 10, "{reads} reads of the log");
+    }
 
     #[test]
     fn looks_come_often_after_a_change_and_rarely_after_a_long_quiet() {
