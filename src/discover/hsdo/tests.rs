@@ -83,6 +83,25 @@ fn a_server_that_leaves_from_where_nobody_tells_is_taken_over_as_one_that_drains
     assert_eq!(bench.discover.state(2), Some(SlotState::Drain));
 }
 
+/// Else it would count as one that has vanished, and a floor would keep those that do.
+#[test]
+fn a_server_that_is_taken_over_as_it_leaves_meets_no_floor_later() {
+    let (now, _) = Bench::new(1).now();
+    let rows = [1, 2, 3, 4].map(|server| held(server.into(), server, 10, now));
+    let mut bench = Bench::with_rows(4, &rows);
+    let seen = Answer { leaving: [id(3), id(4)].into(), ..answer([1, 2]) };
+    bench.discover.look(seen, bench.now().1);
+    bench.discover.rows = Some(bench.database.rows());
+    // What is taken over, and then the spec.
+    bench.discover.pass(now);
+    bench.discover.pass(now);
+    assert_eq!(bench.discover.ready(), [(1, id(1)), (2, id(2))]);
+    assert_eq!(bench.discover.state(4), Some(SlotState::Drain));
+    bench.discover.look(answer([1]), bench.now().1);
+    bench.discover.pass(now);
+    assert_eq!(bench.discover.state(2), Some(SlotState::Drain), "one of four servers vanished");
+}
+
 #[test]
 fn of_two_rows_of_one_server_the_heavier_stays() {
     let (now, _) = Bench::new(1).now();
