@@ -1,5 +1,6 @@
 //! discover in the place of HSDO's server.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lbctl::model::SlotState;
@@ -191,6 +192,29 @@ fn a_preview_waits_for_hsdos_table() {
     assert!(text.contains("place") && !text.contains("has no slot"), "{text}");
 }
 
+/// The name may be wrong: neither a preview nor a pass that writes does more than wait and tell.
+#[test]
+fn what_ends_by_itself_tells_why_hsdos_table_cannot_be_read() {
+    let Some(mut site) = Site::start(0) else { return };
+    site.run(&[1]);
+    site.table = "elsewhere".to_owned();
+    let [preview, once] = ["--dry-run", "--once"].map(|flag| site.once_command(&[flag]));
+    let outputs = std::thread::scope(|scope| {
+        let run = |mut command: Command| scope.spawn(move || command.output().unwrap());
+        [preview, once].map(run).map(|run| run.join().unwrap())
+    });
+    for output in outputs {
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(69), "{said}");
+        let why = "error: backend web: HSDO's table elsewhere: Scan: ";
+        let reason = said.lines().find(|line| line.starts_with(why));
+        let remedy = "set hsdo-table and aws-region to HSDO's own";
+        assert!(reason.is_some_and(|line| line.contains(remedy)), "{said}");
+        assert!(output.stdout.is_empty(), "{output:?}");
+    }
+    assert!(site.world.get("backends/web/spec").is_none());
+}
+
 #[test]
 fn once_writes_the_rows_and_ends() {
     let Some(site) = Site::start(2) else { return };
@@ -204,11 +228,15 @@ fn once_writes_the_rows_and_ends() {
 impl Site {
     /// What a discover that ends by itself prints.
     fn discover_once(&self, flags: &[&str]) -> String {
+        let output = self.once_command(flags).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn once_command(&self, flags: &[&str]) -> Command {
         let source = format!("file:{}", self.world.dir.path().join("web.json").display());
         let what = ["discover", "--backend", "web", "--slots", "8", "--max-weight", "10"];
         let layout = ["--source", &source, "--table-layout", "hsdo", "--hsdo-table", &self.table];
-        let output = self.command(&[&what[..], &layout, flags].concat()).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).unwrap()
+        self.command(&[&what[..], &layout, flags].concat())
     }
 }
