@@ -44,7 +44,7 @@ pub use target::{Filter, Mode, Selector, Target};
 /// Runs beside each HAProxy. It reads the table that `lbctl discover` writes, compares it with what
 /// HAProxy itself says, and sends only what differs over HAProxy's Runtime API. Several backends
 /// are written in the configuration as [[sync-haproxy.backends]]; --from, --mode, --port and
-/// --server-options then hold for each of them.
+/// --server-options then hold for each of them, the last one for those in dynamic mode.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -223,5 +223,13 @@ fn read(
         bases.fold(flags.clone(), |flags, base| of_backend.set(base, flags))
     })?;
     let settings = Settings::read(&mut reader);
+    let slots = settings.targets.iter().filter(|target| target.mode == Mode::Slots).count();
+    // Beside backends of the file it is for those that are dynamic.
+    if of_backend.server_options.is_some() && slots > 0 && slots == settings.targets.len() {
+        let message = "--server-options does nothing without --mode dynamic: give that too, or \
+                       take it out";
+        // No line of the file is to blame.
+        reader.problem("--server-options", message);
+    }
     Ok((settings, reader.finish()?))
 }

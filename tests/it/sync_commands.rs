@@ -276,6 +276,17 @@ async fn a_flag_is_a_setting_of_every_backend_of_the_file(version: Version) {
     assert_eq!(output.status.code(), Some(78), "{output:?}");
     let said = "--server-options: server-options \"id 5\" has a word that is lbctl's to set";
     assert!(stderr(&output).contains(said), "{}", stderr(&output));
+    let output = with(&["--server-options", "check", "--dry-run"]);
+    assert_eq!(output.status.code(), Some(78), "{output:?}");
+    let said = "error: --server-options does nothing without --mode dynamic";
+    assert!(stderr(&output).contains(said), "{}", stderr(&output));
+    // One backend that takes them is enough.
+    let file = "[[sync-haproxy.backends]]\nbackend = \"one/s\"\nfrom = \"web\"\n\
+                [[sync-haproxy.backends]]\nbackend = \"two\"\nfrom = \"web\"\nmode = \"dynamic\"\n";
+    let config = world.file("mixed.toml", file);
+    let flags = ["--server-options", "check", "--dry-run"];
+    let output = world.sync_with(&config, &flags).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
 }
 
 async fn a_fallback_takes_the_rest_and_every_slot_leaves_every_backend(version: Version) {
