@@ -8,6 +8,7 @@ use lbctl::model::{EndpointId, SlotRecord, SlotState, Timestamp};
 
 use super::site::{CONFIRM_INTERVAL, CONFIRM_PASSES, EDGE, WEB, member_url};
 use super::watcher::Timeline;
+use crate::support::DEADLINE;
 
 /// Where the site's keys are in etcd.
 pub const PREFIX: &str = "/net";
@@ -31,7 +32,7 @@ struct Change {
 
 /// Reads everything and checks it; answers how many changes there were.
 pub async fn check(timeline: &Timeline) -> usize {
-    let changes = read().await;
+    let changes = tokio::time::timeout(DEADLINE, read()).await.expect("etcd tells its history");
     for backend in [WEB, EDGE] {
         Checker::new(backend, timeline).check(&changes);
     }

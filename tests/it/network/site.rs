@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use etcd_client::Client as EtcdClient;
 use lbctl::election::LeaderRecord;
 use lbctl::model::{SlotRecord, SlotState, keys};
 use lbctl::store::{Entry, Key, Prefix};
@@ -187,34 +188,30 @@ impl Site {
 
     /// Moves etcd's own leadership off a host.
     pub fn move_etcd_leader_off(&self, host: usize) {
-        let to = (host + 1) % HOSTS.len();
-        self.world.block_on(async {
-            let at = |host| [member_url(host)];
-            let ask = async |host: usize| {
-                let mut client = etcd_client::Client::connect(at(host), None).await.unwrap();
-                client.status().await.unwrap()
-            };
-            let leader = ask(to).await.leader();
-            let mut members = Vec::new();
-            for host in 0..HOSTS.len() {
-                members.push(ask(host).await.header().unwrap().member_id());
-            }
-            let leads = members.iter().position(|id| *id == leader).unwrap();
-            if leads == host {
-                let mut client = etcd_client::Client::connect(at(host), None).await.unwrap();
-                client.move_leader(members[to]).await.unwrap();
-            }
+        eventually("etcd's own leader to be on another host", || {
+            self.ask_members(etcd_leads_elsewhere(host)).filter(|elsewhere| *elsewhere)
         });
+    }
+
+    /// A few questions to members of etcd, which may be a while without an answer: a transfer of
+    /// leadership that comes to nothing is answered never.
+    fn ask_members<T>(
+        &self,
+        asking: impl Future<Output = Result<T, etcd_client::Error>>,
+    ) -> Option<T> {
+        let limited = async { tokio::time::timeout(Duration::from_secs(2), asking).await };
+        self.world.block_on(limited).ok()?.ok()
     }
 
     /// `Some` once a host's own member of etcd has a key.
     pub fn member_knows(&self, host: usize, key: &Key) -> Option<()> {
-        self.world.block_on(async {
-            let mut client = etcd_client::Client::connect([member_url(host)], None).await.ok()?;
+        let there = self.ask_members(async {
+            let mut client = EtcdClient::connect([member_url(host)], None).await?;
             let own = etcd_client::GetOptions::new().with_serializable();
-            let reply = client.get(format!("{}/{key}", super::history::PREFIX), Some(own)).await;
-            (reply.ok()?.count() > 0).then_some(())
-        })
+            let key = format!("{}/{key}", super::history::PREFIX);
+            Ok(client.get(key, Some(own)).await?.count() > 0)
+        });
+        there.filter(|there| *there).map(|_there| ())
     }
 
     /// The table of a backend, by slot; `None` where etcd does not answer.
@@ -459,6 +456,25 @@ fn everywhere() -> String {
 fn store_url(members: &[std::net::Ipv4Addr]) -> String {
     let members: Vec<String> = members.iter().map(|ip| format!("{ip}:{CLIENTS}")).collect();
     format!("etcd://{}{}", members.join(","), super::history::PREFIX)
+}
+
+/// Whether etcd's own leader is on another host; asks for that where it is not.
+async fn etcd_leads_elsewhere(host: usize) -> Result<bool, etcd_client::Error> {
+    let to = (host + 1) % HOSTS.len();
+    let (own, leader) = status_of(host).await?;
+    if own != leader {
+        return Ok(leader != 0);
+    }
+    let mut client = EtcdClient::connect([member_url(host)], None).await?;
+    client.move_leader(status_of(to).await?.0).await?;
+    Ok(false)
+}
+
+/// The number of a member, and of the one that leads as far as it knows: 0 for none.
+async fn status_of(host: usize) -> Result<(u64, u64), etcd_client::Error> {
+    let mut client = EtcdClient::connect([member_url(host)], None).await?;
+    let status = client.status().await?;
+    Ok((status.header().map_or(0, |header| header.member_id()), status.leader()))
 }
 
 /// Where a test watches the members of etcd.
