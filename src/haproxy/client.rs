@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::connection::Connection;
 use super::reply::{CommandResult, classify};
-use super::{Command, Glance, Observed, ProcessInfo, Result, SocketAddress};
+use super::{Command, Glances, Observed, ProcessInfo, Result, SocketAddress};
 use super::{observe, old_workers};
 use crate::model::BackendName;
 
@@ -39,6 +39,8 @@ impl Client {
     /// Opens one connection to one worker process. It stays with that worker through a reload, so
     /// that a plan made for one process is never applied to the next; hold it for one pass only,
     /// since it keeps an old worker alive.
+    ///
+    /// Which worker it is, and that a stats socket is one, is known with the first answer.
     pub async fn session(&self) -> Result<Session> {
         let connection = Connection::open(&self.address, self.timeouts).await?;
         Ok(Session { connection, timeouts: self.timeouts })
@@ -76,12 +78,11 @@ impl Session {
     }
 
     /// Reads the process and some servers alone: for each, its backend's number in
-    /// [`Observed::proxies`] and its own; `None` where it is not there.
-    pub async fn glance(
-        &mut self,
-        servers: &[(u32, u32)],
-    ) -> Result<(ProcessInfo, Vec<Option<Glance>>)> {
-        observe::glance(&mut self.connection, servers).await
+    /// [`Observed::proxies`] and its own.
+    pub async fn glance(&mut self, servers: &[(u32, u32)]) -> Result<Glances> {
+        let queries = observe::glance_queries(servers);
+        let replies = self.connection.ask(&queries).await?;
+        observe::read_glances(self.connection.address(), &queries, &replies)
     }
 
     /// Sends commands in as few lines as may be and matches every reply; the results are in the
@@ -89,9 +90,45 @@ impl Session {
     ///
     /// After an error, any command may or may not have been carried out: observe anew.
     pub async fn apply(&mut self, commands: &[Command]) -> Result<Vec<CommandResult>> {
-        let lines: Vec<String> = commands.iter().map(Command::to_string).collect();
-        let replies = self.connection.ask(&lines).await?;
-        Ok(commands.iter().zip(&replies).map(|(command, reply)| classify(command, reply)).collect())
+        Ok(self.apply_and_ask(commands, Vec::new()).await?.0)
+    }
+
+    /// [`Self::apply`] and, behind it in the same lines, [`Self::observe`] without sessions. What the
+    /// commands came to is known whether what was observed can be read or not.
+    pub async fn apply_and_observe(
+        &mut self,
+        commands: &[Command],
+        backends: &[BackendName],
+    ) -> Result<(Vec<CommandResult>, Result<Observed>)> {
+        let queries = observe::state_queries(backends);
+        let (results, replies) = self.apply_and_ask(commands, queries).await?;
+        Ok((results, observe::read_state(self.connection.address(), backends, &replies)))
+    }
+
+    /// [`Self::apply`] and, behind it in the same lines, [`Self::glance`], as
+    /// [`Self::apply_and_observe`] does.
+    pub async fn apply_and_glance(
+        &mut self,
+        commands: &[Command],
+        servers: &[(u32, u32)],
+    ) -> Result<(Vec<CommandResult>, Result<Glances>)> {
+        let queries = observe::glance_queries(servers);
+        let (results, replies) = self.apply_and_ask(commands, queries.clone()).await?;
+        Ok((results, observe::read_glances(self.connection.address(), &queries, &replies)))
+    }
+
+    async fn apply_and_ask(
+        &mut self,
+        commands: &[Command],
+        queries: Vec<String>,
+    ) -> Result<(Vec<CommandResult>, Vec<String>)> {
+        // A command goes to nobody unknown.
+        self.connection.greet().await?;
+        let lines: Vec<String> = commands.iter().map(Command::to_string).chain(queries).collect();
+        let mut replies = self.connection.ask(&lines).await?;
+        let answers = replies.split_off(commands.len().min(replies.len()));
+        let pairs = commands.iter().zip(&replies);
+        Ok((pairs.map(|(command, reply)| classify(command, reply)).collect(), answers))
     }
 
     /// The reply to one command, such as `show servers state`, unread. It must be one command: `;`,

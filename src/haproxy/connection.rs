@@ -16,6 +16,20 @@ pub(super) struct Connection {
     stream: Pin<Box<dyn Stream>>,
     exchange: Duration,
     prompt: String,
+    state: State,
+    /// What was read last.
+    chunk: Vec<u8>,
+}
+
+/// What a connection is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nothing was sent yet: interactive mode is off.
+    New,
+    /// The next line may be sent.
+    Idle,
+    /// In the middle of an exchange, or after one that failed: what comes next answers nothing.
+    Unusable,
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Sync {}
@@ -23,14 +37,16 @@ trait Stream: AsyncRead + AsyncWrite + Send + Sync {}
 impl<T: AsyncRead + AsyncWrite + Send + Sync> Stream for T {}
 
 impl Connection {
-    /// Connects, turns interactive mode on and, on a master, picks its current worker.
+    /// Connects and, on a master, picks its current worker. A stats socket is greeted together with
+    /// the first question.
     pub async fn open(address: &SocketAddress, timeouts: Timeouts) -> Result<Self> {
-        let mut connection = Self::greeted(address, timeouts).await?;
         if matches!(address, SocketAddress::Master(_)) {
+            let mut connection = Self::greeted(address, timeouts).await?;
             let ProcessInfo { pid, .. } = connection.process_by("@1 show info").await?;
             connection.pick_worker(pid).await?;
+            return Ok(connection);
         }
-        Ok(connection)
+        Self::connected(address, timeouts).await
     }
 
     /// Connects to a master and picks one of its workers, such as one of before a reload.
@@ -42,12 +58,20 @@ impl Connection {
 
     /// Connects and turns interactive mode on; what is sent to a master is for the master itself.
     pub async fn greeted(address: &SocketAddress, timeouts: Timeouts) -> Result<Self> {
-        let stream = connect(address, timeouts.connect).await?;
-        let prompt = WORKER_PROMPT.to_owned();
-        let exchange = timeouts.exchange;
-        let mut connection = Self { address: address.clone(), stream, exchange, prompt };
+        let mut connection = Self::connected(address, timeouts).await?;
         connection.greet().await?;
         Ok(connection)
+    }
+
+    async fn connected(address: &SocketAddress, timeouts: Timeouts) -> Result<Self> {
+        Ok(Self {
+            address: address.clone(),
+            stream: connect(address, timeouts.connect).await?,
+            exchange: timeouts.exchange,
+            prompt: WORKER_PROMPT.to_owned(),
+            state: State::New,
+            chunk: Vec::with_capacity(CHUNK),
+        })
     }
 
     pub fn address(&self) -> &SocketAddress {
@@ -59,15 +83,27 @@ impl Connection {
         self.process_by("show info").await
     }
 
-    /// Sends commands joined to lines and answers as many replies, in order.
+    /// Sends commands joined to lines and answers as many replies, in order. After an error the
+    /// connection is of no more use.
+    ///
+    /// The first ones may reach what is no HAProxy, or its master: they must change nothing there.
     pub async fn ask(&mut self, commands: &[String]) -> Result<Vec<String>> {
         let mut replies = Vec::with_capacity(commands.len());
         for line in lines(commands)? {
-            let deadline = Instant::now() + self.exchange;
             let progress = Progressed { before: replies.len(), commands: commands.len() };
-            replies.extend(self.ask_line(&line, deadline, progress).await?);
+            replies.extend(self.ask_line(&line, progress).await?);
         }
         Ok(replies)
+    }
+
+    /// Turns interactive mode on where it is not; from then on it is known what is at the other end.
+    pub async fn greet(&mut self) -> Result<()> {
+        if self.state != State::New {
+            return Ok(());
+        }
+        let deadline = self.begin(GREETING).await?;
+        self.read_greeting(deadline, 1).await?;
+        self.end_of_prompt()
     }
 
     async fn process_by(&mut self, command: &str) -> Result<ProcessInfo> {
@@ -77,31 +113,22 @@ impl Connection {
         parse::process(reply).map_err(|error| Error::Malformed { address, command, error })
     }
 
-    async fn ask_line(
-        &mut self,
-        line: &Line,
-        deadline: Instant,
-        so_far: Progressed,
-    ) -> Result<Vec<String>> {
-        self.write(format!("{}\n", line.text).as_bytes(), deadline).await?;
+    async fn ask_line(&mut self, line: &Line, so_far: Progressed) -> Result<Vec<String>> {
+        let is_new = self.state == State::New;
+        let greeting = if is_new { GREETING } else { "" };
+        let deadline = self.begin(&format!("{greeting}{}\n", line.text)).await?;
+        if is_new {
+            self.read_greeting(deadline, so_far.before + line.commands).await?;
+        }
         let mut framer = Framer::new(&self.prompt, line.commands, MAX_REPLIES);
-        let address = || self.address.clone();
         loop {
-            let answered = so_far.before + framer.answered();
-            let counted =
-                || format!("answer ({answered} of {} commands answered)", so_far.commands);
-            let chunk = read(&mut self.stream, &self.address, deadline, self.exchange, counted);
-            let chunk = chunk.await?;
-            if chunk.is_empty() {
-                return Err(Error::Closed {
-                    address: address(),
-                    answered,
-                    sent: so_far.before + line.commands,
-                });
-            }
-            match framer.push(&chunk) {
+            let address = || self.address.clone();
+            match framer.push(&self.chunk) {
                 Progress::More => {}
-                Progress::Done => return Ok(framer.into_replies()),
+                Progress::Done => {
+                    self.state = State::Idle;
+                    return Ok(framer.into_replies());
+                }
                 Progress::TooMany => return Err(Error::TooManyReplies { address: address() }),
                 Progress::TooLarge => {
                     return Err(Error::ReplyTooLarge { address: address(), limit: MAX_REPLIES });
@@ -111,20 +138,29 @@ impl Connection {
                     return Err(Error::LineTooLong { address: address(), bytes });
                 }
             }
+            let answered = so_far.before + framer.answered();
+            let counted =
+                || format!("answer ({answered} of {} commands answered)", so_far.commands);
+            self.read(deadline, counted).await?;
+            if self.chunk.is_empty() {
+                let (address, sent) = (self.address.clone(), so_far.before + line.commands);
+                return Err(Error::Closed { address, answered, sent });
+            }
         }
     }
 
-    /// Turns interactive mode on; the prompt that comes back tells what is at the other end.
-    async fn greet(&mut self) -> Result<()> {
-        let deadline = Instant::now() + self.exchange;
-        self.write(b"prompt\n", deadline).await?;
-        let said = self.read_prompt(deadline).await?;
-        let is_master = said.trim_start().starts_with("master");
+    /// Reads up to the prompt that answers the greeting, which tells what is at the other end, and
+    /// leaves what came behind it to be read.
+    async fn read_greeting(&mut self, deadline: Instant, sent: usize) -> Result<()> {
+        let (prompt, said) = self.read_prompt(deadline, sent).await?;
+        let address = || self.address.clone();
+        let is_master = prompt.starts_with("master");
         match &self.address {
-            SocketAddress::Master(_) if is_master => self.prompt = said.trim_start().to_owned(),
-            SocketAddress::Master(_) => return Err(Error::IsNotMaster(self.address.clone())),
-            _ if is_master => return Err(Error::IsMaster(self.address.clone())),
-            _ => {}
+            SocketAddress::Master(_) if is_master => self.prompt = prompt,
+            SocketAddress::Master(_) => return Err(Error::IsNotMaster(address())),
+            _ if is_master => return Err(Error::IsMaster(address())),
+            _ if prompt == WORKER_PROMPT => {}
+            _ => return Err(Error::NotHaproxy { address: address(), said: shown(&said) }),
         }
         Ok(())
     }
@@ -132,31 +168,42 @@ impl Connection {
     /// Sends everything that follows to one worker alone. The master closes the connection when it
     /// reloads, and a worker's id never names its successor.
     async fn pick_worker(&mut self, pid: u32) -> Result<()> {
-        let deadline = Instant::now() + self.exchange;
-        self.write(format!("@!{pid}\n").as_bytes(), deadline).await?;
+        let deadline = self.begin(&format!("@!{pid}\n")).await?;
         let prompt = format!("{pid}> ");
-        if self.read_prompt(deadline).await? != prompt {
+        if self.read_prompt(deadline, 1).await?.0 != prompt {
             return Err(Error::NoWorker { address: self.address.clone(), pid });
         }
         self.prompt = prompt;
+        self.end_of_prompt()
+    }
+
+    /// Ends an exchange that a prompt alone answers.
+    fn end_of_prompt(&mut self) -> Result<()> {
+        if !self.chunk.is_empty() {
+            return Err(Error::TooManyReplies { address: self.address.clone() });
+        }
+        self.state = State::Idle;
         Ok(())
     }
 
-    /// Reads up to a prompt, with nothing but newlines before it.
-    async fn read_prompt(&mut self, deadline: Instant) -> Result<String> {
+    /// Reads up to a prompt, with nothing but newlines before it, and leaves what came behind it to
+    /// be read. Answers the prompt, and all that was said.
+    async fn read_prompt(&mut self, deadline: Instant, sent: usize) -> Result<(String, Vec<u8>)> {
         let mut said = Vec::new();
         loop {
-            let step = || "answer in interactive mode".to_owned();
-            let chunk = read(&mut self.stream, &self.address, deadline, self.exchange, step);
-            let chunk = chunk.await?;
+            self.read(deadline, || "answer in interactive mode".to_owned()).await?;
             let address = || self.address.clone();
-            said.extend_from_slice(&chunk);
-            if chunk.is_empty() && said.is_empty() {
-                return Err(Error::Closed { address: address(), answered: 0, sent: 1 });
+            said.extend_from_slice(&self.chunk);
+            if self.chunk.is_empty() && said.is_empty() {
+                return Err(Error::Closed { address: address(), answered: 0, sent });
             }
             match heard(&said) {
-                Heard::Prompt(prompt) => return Ok(prompt),
-                Heard::Start if !chunk.is_empty() => {}
+                Heard::Prompt { prompt, end } => {
+                    self.chunk.clear();
+                    self.chunk.extend_from_slice(&said[end..]);
+                    return Ok((prompt, said));
+                }
+                Heard::Start if !self.chunk.is_empty() => {}
                 Heard::Start | Heard::Other => {
                     return Err(Error::NotHaproxy { address: address(), said: shown(&said) });
                 }
@@ -164,14 +211,34 @@ impl Connection {
         }
     }
 
-    async fn write(&mut self, bytes: &[u8], deadline: Instant) -> Result<()> {
-        let written = timeout_at(deadline, self.stream.write_all(bytes)).await;
+    /// Sends what begins an exchange, and answers when the exchange has to be over.
+    async fn begin(&mut self, text: &str) -> Result<Instant> {
         let address = self.address.clone();
-        match written {
-            Ok(Ok(())) => Ok(()),
+        if std::mem::replace(&mut self.state, State::Unusable) == State::Unusable {
+            let error = std::io::Error::other("what was asked before is not fully answered");
+            return Err(Error::Broken { address, error });
+        }
+        self.chunk.clear();
+        let deadline = Instant::now() + self.exchange;
+        match timeout_at(deadline, self.stream.write_all(text.as_bytes())).await {
+            Ok(Ok(())) => Ok(deadline),
             Ok(Err(error)) => Err(Error::Broken { address, error }),
             Err(_elapsed) => {
                 Err(Error::Timeout { address, step: "read".into(), after: self.exchange })
+            }
+        }
+    }
+
+    /// Reads some bytes, or none at the end of the stream.
+    async fn read(&mut self, deadline: Instant, step: impl Fn() -> String) -> Result<()> {
+        self.chunk.clear();
+        let read = timeout_at(deadline, self.stream.read_buf(&mut self.chunk)).await;
+        let address = || self.address.clone();
+        match read {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(Error::Broken { address: address(), error }),
+            Err(_elapsed) => {
+                Err(Error::Timeout { address: address(), step: step(), after: self.exchange })
             }
         }
     }
@@ -188,21 +255,24 @@ impl fmt::Debug for Connection {
 pub(super) enum Heard {
     /// Nothing but what may come before a prompt's end.
     Start,
-    Prompt(String),
+    /// The first prompt, and how many bytes there are up to its end.
+    Prompt { prompt: String, end: usize },
     /// What no prompt begins with.
     Other,
 }
 
 pub(super) fn heard(said: &[u8]) -> Heard {
-    let text = String::from_utf8_lossy(said);
-    let line = text.trim_start_matches('\n');
-    if line.len() > MAX_PROMPT || line.contains('\n') || said.len() > MAX_GREETING {
-        Heard::Other
-    } else if line.ends_with("> ") {
-        Heard::Prompt(line.to_owned())
-    } else {
-        Heard::Start
+    let newlines = said.iter().take_while(|byte| **byte == b'\n').count();
+    let line = &said[newlines..];
+    let found = memchr::memmem::find(line, PROMPT_END).map(|at| at + PROMPT_END.len());
+    let prompt = &line[..found.unwrap_or(line.len())];
+    if newlines > MAX_NEWLINES || prompt.len() > MAX_PROMPT || prompt.contains(&b'\n') {
+        return Heard::Other;
     }
+    found.map_or(Heard::Start, |len| Heard::Prompt {
+        prompt: String::from_utf8_lossy(prompt).into_owned(),
+        end: newlines + len,
+    })
 }
 
 /// The beginning of what a peer said.
@@ -282,28 +352,16 @@ async fn connect(address: &SocketAddress, within: Duration) -> Result<Pin<Box<dy
     }
 }
 
-/// Some bytes, or none at the end of the stream.
-async fn read(
-    stream: &mut Pin<Box<dyn Stream>>,
-    address: &SocketAddress,
-    deadline: Instant,
-    after: Duration,
-    step: impl Fn() -> String,
-) -> Result<Vec<u8>> {
-    let mut chunk = Vec::with_capacity(CHUNK);
-    match timeout_at(deadline, stream.read_buf(&mut chunk)).await {
-        Ok(Ok(_)) => Ok(chunk),
-        Ok(Err(error)) => Err(Error::Broken { address: address.clone(), error }),
-        Err(_elapsed) => Err(Error::Timeout { address: address.clone(), step: step(), after }),
-    }
-}
-
+/// Turns interactive mode on.
+const GREETING: &str = "prompt\n";
 const WORKER_PROMPT: &str = "> ";
 /// The replies to one line: the state of a hundred thousand servers is 13 MB.
 const MAX_REPLIES: usize = 64 * 1024 * 1024;
+/// What every prompt ends with, and has nowhere else.
+const PROMPT_END: &[u8] = b"> ";
 const MAX_PROMPT: usize = 64;
-/// A prompt and the newlines before it.
-const MAX_GREETING: usize = 1024;
+/// Before a prompt.
+const MAX_NEWLINES: usize = 960;
 const MAX_SAID: usize = 120;
 const CHUNK: usize = 16 * 1024;
 
@@ -312,10 +370,11 @@ mod tests {
     use proptest::prelude::*;
     use tokio::net::UnixListener;
 
+    use super::super::framing::samples;
     use super::*;
     use crate::daemon::spawn_owned;
 
-    /// Says `said` to the first client, line by line of its own, and then closes or stays.
+    /// Says `said` to the first client once it has said something, and then closes or stays.
     async fn against(said: &'static str, stay: bool) -> Error {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
@@ -323,10 +382,8 @@ mod tests {
         let _server = spawn_owned(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut heard = [0; 1024];
-            for part in said.split_inclusive('|') {
-                assert!(stream.read(&mut heard).await.unwrap() > 0);
-                stream.write_all(part.trim_end_matches('|').as_bytes()).await.unwrap();
-            }
+            assert!(stream.read(&mut heard).await.unwrap() > 0);
+            stream.write_all(said.as_bytes()).await.unwrap();
             if stay {
                 std::future::pending::<()>().await;
             }
@@ -338,6 +395,59 @@ mod tests {
             connection.ask(&["show version".to_owned(), "show info".to_owned()]).await
         };
         conversation.await.unwrap_err()
+    }
+
+    /// To a peer that says these two parts, each read on its own, and closes.
+    fn told(first: &'static [u8], second: &'static [u8]) -> Connection {
+        let stream = tokio::io::join(first.chain(second), tokio::io::sink());
+        Connection {
+            address: "/run/haproxy.sock".parse().unwrap(),
+            stream: Box::pin(stream),
+            exchange: Duration::from_secs(10),
+            prompt: WORKER_PROMPT.to_owned(),
+            state: State::New,
+            chunk: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn wherever_the_greeting_and_the_replies_are_cut_they_are_the_same() {
+        for (sample, expected) in samples::ALL {
+            let commands = vec!["show version".to_owned(); expected.len()];
+            let said: &'static [u8] = format!("\n> {sample}").leak().as_bytes();
+            for cut in 0..=said.len() {
+                let mut connection = told(&said[..cut], &said[cut..]);
+                let replies = connection.ask(&commands).await.unwrap();
+                assert_eq!(replies, expected, "cut after {cut} bytes of {sample:?}");
+            }
+            for end in 0..said.len() {
+                let error = told(&said[..end], b"").ask(&commands).await.unwrap_err();
+                let known = matches!(error, Error::Closed { .. } | Error::NotHaproxy { .. });
+                assert!(known, "{end} bytes of {sample:?}: {error:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_asked_of_a_peer_whose_last_answer_is_not_whole() {
+        let ask = ["show info".to_owned()];
+        for said in ["no newline", "\nmaster> ", "\n> Name: HAP", "\n> a\n\n> b\n\n> "] {
+            let mut connection = told(said.as_bytes(), b"\n> fine\n\n> ");
+            connection.ask(&ask).await.unwrap_err();
+            let again = connection.ask(&ask).await.unwrap_err();
+            assert!(matches!(again, Error::Broken { .. }), "{said:?}: {again:?}");
+            assert!(again.to_string().contains("not fully answered"), "{again}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_command_comes_after_the_greeting_was_answered() {
+        let mut connection = told(b"\n> ", b"2.6.12\n\n> ");
+        connection.greet().await.unwrap();
+        connection.greet().await.unwrap();
+        assert_eq!(connection.ask(&["show version".to_owned()]).await.unwrap(), ["2.6.12"]);
+        let too_much = told(b"\n> 2.6.12\n\n> ", b"").greet().await.unwrap_err();
+        assert!(matches!(too_much, Error::TooManyReplies { .. }), "{too_much:?}");
     }
 
     #[tokio::test]
@@ -359,7 +469,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_end_in_the_middle_of_a_reply_says_how_much_was_answered() {
-        for said in ["\n> |2.6.12\n\n> Name: HAP", "\n> |2.6.12\n\n> Name: HAProxy\nVersion: 2\n"] {
+        for said in ["\n> 2.6.12\n\n> Name: HAP", "\n> 2.6.12\n\n> Name: HAProxy\nVersion: 2\n"] {
             let error = against(said, false).await;
             assert!(matches!(error, Error::Closed { answered: 1, sent: 2, .. }), "{error:?}");
         }
@@ -367,25 +477,29 @@ mod tests {
 
     #[tokio::test]
     async fn a_silent_or_stuck_peer_is_given_up() {
-        for said in ["", "\n|", "\n> |2.6.12\n\n> Name: HAP"] {
+        for said in ["", "\n", "\n> 2.6.12\n\n> Name: HAP"] {
             let error = against(said, true).await;
             assert!(matches!(error, Error::Timeout { .. }), "{said:?}: {error:?}");
         }
-        let stuck = against("\n> |2.6.12\n\n> Name: HAP", true).await.to_string();
+        let stuck = against("\n> 2.6.12\n\n> Name: HAP", true).await.to_string();
         assert!(stuck.contains("1 of 2 commands answered"), "{stuck}");
     }
 
     #[tokio::test]
     async fn replies_that_nobody_asked_for_are_an_error() {
-        let error = against("\n> |a\n\n> b\n\n> c\n\n> ", true).await;
+        let error = against("\n> a\n\n> b\n\n> c\n\n> ", true).await;
         assert!(matches!(error, Error::TooManyReplies { .. }), "{error:?}");
     }
 
     #[test]
     fn a_peer_that_sends_newlines_without_end_is_given_up() {
-        assert_eq!(heard(b"\n\n15900> "), Heard::Prompt("15900> ".into()));
-        assert_eq!(heard(&[b'\n'; MAX_GREETING]), Heard::Start);
-        assert_eq!(heard(&[b'\n'; MAX_GREETING + 1]), Heard::Other);
+        let prompt = |said: &[u8], prompt: &str, end| {
+            assert_eq!(heard(said), Heard::Prompt { prompt: prompt.into(), end });
+        };
+        prompt(b"\n\n15900> ", "15900> ", 9);
+        prompt(b"\n> Name: x> ", "> ", 3);
+        assert_eq!(heard(&[b'\n'; MAX_NEWLINES]), Heard::Start);
+        assert_eq!(heard(&[b'\n'; MAX_NEWLINES + 1]), Heard::Other);
     }
 
     #[test]

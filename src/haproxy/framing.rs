@@ -123,24 +123,41 @@ impl Framer {
     }
 }
 
+/// The replies to `show version; set server … weight 3; set server … weight 500; del server …; show
+/// version; set server nope/…`, as each version sends them.
+#[cfg(test)]
+pub(super) mod samples {
+    /// Of 2.6.12, whose reply to `del server` lacks its newline.
+    pub const V2_6: &str = "2.6.12-1+deb12u4\n\n> \n> Absolute weight can only be between 0 and 256 \
+         inclusive.\n\n> Server deleted.\n> 2.6.12-1+deb12u4\n\n> No such server.\n\n> ";
+    /// Of 3.0.11.
+    pub const V3_0: &str = "3.0.11-1+deb13u3\n\n> \n> Absolute weight can only be between 0 and 256 \
+         inclusive.\n\n> Server deleted.\n\n> 3.0.11-1+deb13u3\n\n> No such server.\n\n> ";
+    /// Of 3.2.26, and of 3.4.7 but for the number.
+    pub const V3_2: &str = "3.2.26-1\n\n\nAbsolute weight can only be between 0 and 256 \
+         inclusive.\n\nServer deleted.\n\n3.2.26-1\n\nNo such server.\n\n> ";
+
+    /// Each with the replies that it is to be read as.
+    pub const ALL: [(&str, [&str; 6]); 3] = [
+        (V2_6, replies("2.6.12-1+deb12u4")),
+        (V3_0, replies("3.0.11-1+deb13u3")),
+        (V3_2, replies("3.2.26-1")),
+    ];
+
+    const fn replies(version: &str) -> [&str; 6] {
+        let absolute = "Absolute weight can only be between 0 and 256 inclusive.";
+        [version, "", absolute, "Server deleted.", version, "No such server."]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
+    use super::samples::{V2_6, V3_2};
     use super::*;
 
     const LIMIT: usize = 10_000;
-
-    /// As sent by 2.6.12 for `show version; set server … weight 3; set server … weight 500;
-    /// del server …; show version; set server nope/…`; the reply to `del server` lacks its newline.
-    const V2_6: &str = "2.6.12-1+deb12u4\n\n> \n> Absolute weight can only be between 0 and 256 \
-         inclusive.\n\n> Server deleted.\n> 2.6.12-1+deb12u4\n\n> No such server.\n\n> ";
-    /// The same by 3.0.11.
-    const V3_0: &str = "3.0.11-1+deb13u3\n\n> \n> Absolute weight can only be between 0 and 256 \
-         inclusive.\n\n> Server deleted.\n\n> 3.0.11-1+deb13u3\n\n> No such server.\n\n> ";
-    /// The same by 3.2.26 and 3.4.7.
-    const V3_2: &str = "3.2.26-1\n\n\nAbsolute weight can only be between 0 and 256 \
-         inclusive.\n\nServer deleted.\n\n3.2.26-1\n\nNo such server.\n\n> ";
 
     fn split(prompt: &str, text: &str, expected: usize, chunk: usize) -> (Progress, Vec<String>) {
         let mut framer = Framer::new(prompt, expected, LIMIT);
@@ -154,15 +171,10 @@ mod tests {
 
     #[test]
     fn the_replies_of_every_version_are_told_apart_however_they_arrive() {
-        for (text, version) in
-            [(V2_6, "2.6.12-1+deb12u4"), (V3_0, "3.0.11-1+deb13u3"), (V3_2, "3.2.26-1")]
-        {
+        for (text, expected) in samples::ALL {
             for chunk in 1..text.len() {
                 let (progress, replies) = split("> ", text, 6, chunk);
-                assert_eq!(progress, Progress::Done, "{version} in chunks of {chunk}");
-                let absolute = "Absolute weight can only be between 0 and 256 inclusive.";
-                let expected =
-                    [version, "", absolute, "Server deleted.", version, "No such server."];
+                assert_eq!(progress, Progress::Done, "{text:?} in chunks of {chunk}");
                 assert_eq!(replies, expected, "chunks of {chunk}");
             }
         }

@@ -47,7 +47,10 @@ fn greeting(stream: &[u8], chunk: usize) {
     for said in (chunk..=stream.len()).step_by(chunk).map(|end| &stream[..end]) {
         match connection::heard(said) {
             Heard::Start => assert!(said.len() <= 1024, "it is listened to without end"),
-            Heard::Prompt(prompt) => return assert!(prompt.ends_with("> ") && prompt.len() <= 64),
+            Heard::Prompt { prompt, end } => {
+                assert!(prompt.ends_with("> ") && prompt.len() <= 64);
+                return assert!(prompt.len() <= end && end <= said.len());
+            }
             Heard::Other => return,
         }
     }

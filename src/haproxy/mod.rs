@@ -19,7 +19,7 @@ mod versions;
 pub use client::{Client, Session, Timeouts};
 pub use command::{AdminState, Command, ServerRef};
 pub use error::{Error, ParseError, Result};
-pub use observed::{AdminFlags, Glance, Observed, ObservedServer, ProcessInfo};
+pub use observed::{AdminFlags, Glance, Glances, Observed, ObservedServer, ProcessInfo};
 pub use reply::{CommandResult, Rejection, RejectionKind};
 pub use socket::{SocketAddress, SocketAddressError};
 pub use versions::ADDRESS_SETTLES;

@@ -1,8 +1,7 @@
 use super::connection::Connection;
 use super::parse::{self, Rows};
 use super::{
-    Error, Glance, Observed, ObservedServer, ParseError, ProcessInfo, RejectionKind, Result,
-    SocketAddress,
+    Error, Glances, Observed, ObservedServer, ParseError, RejectionKind, Result, SocketAddress,
 };
 use crate::model::BackendName;
 
@@ -23,7 +22,7 @@ pub(super) async fn state(
 }
 
 /// `show info` and one `show servers state` a backend.
-fn state_queries(backends: &[BackendName]) -> Vec<String> {
+pub(super) fn state_queries(backends: &[BackendName]) -> Vec<String> {
     let servers = backends.iter().map(|backend| format!("show servers state {backend}"));
     std::iter::once("show info".to_owned()).chain(servers).collect()
 }
@@ -57,26 +56,24 @@ pub(super) fn session_queries(observed: &Observed) -> Vec<String> {
     observed.proxies.values().map(|proxy| format!("show stat {proxy} 4 -1")).collect()
 }
 
-/// Reads the process and one server each, of which the proxy's and its own number are given; `None`
-/// where it is not there.
-pub(super) async fn glance(
-    connection: &mut Connection,
-    servers: &[(u32, u32)],
-) -> Result<(ProcessInfo, Vec<Option<Glance>>)> {
-    let address = connection.address().clone();
+/// `show info` and one `show stat` a server, by its proxy's number and its own.
+pub(super) fn glance_queries(servers: &[(u32, u32)]) -> Vec<String> {
     let of = servers.iter().map(|(proxy, server)| format!("show stat {proxy} 4 {server}"));
-    let queries: Vec<String> = std::iter::once("show info".to_owned()).chain(of).collect();
-    let replies = connection.ask(&queries).await?;
-    let mut answers = queries.iter().zip(&replies).map(|(query, reply)| Answer {
-        address: &address,
-        query,
-        reply,
-    });
-    let info =
-        answers.next().unwrap_or(Answer { address: &address, query: "show info", reply: "" });
+    std::iter::once("show info".to_owned()).chain(of).collect()
+}
+
+/// Reads the replies to [`glance_queries`].
+pub(super) fn read_glances(
+    address: &SocketAddress,
+    queries: &[String],
+    replies: &[String],
+) -> Result<Glances> {
+    let mut answers =
+        queries.iter().zip(replies).map(|(query, reply)| Answer { address, query, reply });
+    let info = answers.next().unwrap_or(Answer { address, query: "show info", reply: "" });
     let process = info.read(parse::process)?;
-    let glances = answers.map(|answer| answer.read(parse::glance)).collect::<Result<_>>()?;
-    Ok((process, glances))
+    let servers = answers.map(|answer| answer.read(parse::glance)).collect::<Result<_>>()?;
+    Ok(Glances { process, servers })
 }
 
 /// Adds the replies to [`session_queries`] to an observation.

@@ -68,6 +68,14 @@ pub struct Observed {
     pub proxies: BTreeMap<String, u32>,
 }
 
+/// The process and some servers alone, at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Glances {
+    pub process: ProcessInfo,
+    /// In the order in which they were asked for; `None` where one is not there.
+    pub servers: Vec<Option<Glance>>,
+}
+
 /// What `show stat` says of one server: less than `show servers state`, which only ever shows a
 /// whole backend.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::predict::predict;
-use crate::haproxy::{self, Command, Observed, ObservedServer, Session};
+use crate::haproxy::{self, Command, Glance, Glances, Observed, ObservedServer, Session};
 
 /// What HAProxy writes of one server alone is as long as so many rows of a whole backend.
 const ROWS_OF_A_GLANCE: usize = 32;
@@ -17,8 +17,6 @@ const ROWS_OF_A_GLANCE: usize = 32;
 #[derive(Debug)]
 pub struct Changed {
     servers: Vec<Place>,
-    /// An address may take its time to show.
-    moved: bool,
 }
 
 #[derive(Debug)]
@@ -36,11 +34,10 @@ impl Changed {
     /// checks changed, which a glance does not show.
     pub fn by(commands: &[Command], observed: &Observed) -> Option<Self> {
         let mut by_name: BTreeMap<(&str, &str), Vec<&Command>> = BTreeMap::new();
-        let mut moved = false;
         for command in commands {
             match command {
-                Command::SetAddress { .. } => moved = true,
-                Command::SetWeight { .. }
+                Command::SetAddress { .. }
+                | Command::SetWeight { .. }
                 | Command::SetState { .. }
                 | Command::SetHealthDown { .. } => {}
                 Command::EnableHealth { .. }
@@ -65,11 +62,16 @@ impl Changed {
             Some(Place { at, backend: backend.to_owned(), index, expected })
         };
         let servers = by_name.into_iter().map(place).collect::<Option<_>>()?;
-        Some(Self { servers, moved })
+        Some(Self { servers })
     }
 
-    /// Looks until each server is what it should be, and notes that in the observation. False where
-    /// one is not: nobody knows then what is.
+    /// What a glance at them is asked for by.
+    pub fn numbers(&self) -> Vec<(u32, u32)> {
+        self.servers.iter().map(|place| place.at).collect()
+    }
+
+    /// Looks until each server is what it should be, or an address has had its time to show, and
+    /// notes that in the observation. False where one is not: nobody knows then what is.
     pub async fn show(
         &self,
         session: &mut Session,
@@ -77,19 +79,30 @@ impl Changed {
     ) -> haproxy::Result<bool> {
         let deadline = Instant::now() + haproxy::ADDRESS_SETTLES;
         let mut wait = Duration::from_millis(2);
-        let at: Vec<(u32, u32)> = self.servers.iter().map(|place| place.at).collect();
+        let numbers = self.numbers();
         loop {
-            let (process, glances) = session.glance(&at).await?;
-            observed.process = process;
-            let mut pairs = self.servers.iter().zip(&glances);
-            if pairs.all(|(place, g)| g.as_ref().is_some_and(|g| g.agrees_with(&place.expected))) {
-                break;
+            let glances = session.glance(&numbers).await?;
+            if self.note(glances, observed) {
+                return Ok(true);
             }
-            if !self.moved || Instant::now() >= deadline {
+            if Instant::now() >= deadline {
                 return Ok(false);
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(Duration::from_millis(50));
+        }
+    }
+
+    /// Notes in the observation what a glance at [`Self::numbers`] has shown. False, and nothing
+    /// noted of the servers, where one is not what it should be.
+    pub fn note(&self, glances: Glances, observed: &mut Observed) -> bool {
+        observed.process = glances.process;
+        let mut pairs = self.servers.iter().zip(&glances.servers);
+        let shows = |(place, glance): (&Place, &Option<Glance>)| {
+            glance.as_ref().is_some_and(|glance| glance.agrees_with(&place.expected))
+        };
+        if glances.servers.len() != self.servers.len() || !pairs.all(shows) {
+            return false;
         }
         for Place { backend, index, expected, .. } in &self.servers {
             let servers = observed.backends.get_mut(backend);
@@ -97,6 +110,6 @@ impl Changed {
                 server.clone_from(expected);
             }
         }
-        Ok(true)
+        true
     }
 }

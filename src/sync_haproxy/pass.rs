@@ -12,8 +12,8 @@ use super::plan::{self, Action, Learnt, Plan};
 use super::problem::Problem;
 use super::target::{Mode, Target};
 use crate::haproxy::{
-    self, Client, Command, CommandResult, Observed, ObservedServer, ProcessInfo, Rejection,
-    RejectionKind, Session,
+    self, Client, Command, CommandResult, Glances, Observed, ObservedServer, ProcessInfo,
+    Rejection, RejectionKind, Session,
 };
 use crate::model::{BackendName, ServerAddress, SlotNumber, Timestamp};
 use crate::store::Revision;
@@ -137,9 +137,11 @@ impl Engine {
     pub async fn pass(&mut self, views: &Views, now: Timestamp) -> haproxy::Result<Pass> {
         let wanted = self.wanted(views, now);
         let mut session = self.client.session().await?;
-        let backends = self.backends(&wanted);
-        let drains = wanted.iter().flatten().any(|(_, wanted)| drains(wanted));
-        let mut observed = session.observe(&backends, drains).await?;
+        let scope = Scope {
+            backends: self.backends(&wanted),
+            drains: wanted.iter().flatten().any(|(_, wanted)| drains(wanted)),
+        };
+        let mut observed = session.observe(&scope.backends, scope.drains).await?;
         self.running(&observed.process)?;
         let restarted = self.meet(&observed.process);
         let mut tried = BTreeSet::new();
@@ -150,19 +152,13 @@ impl Engine {
             if actions.is_empty() {
                 break;
             }
-            let commands: Vec<Command> = actions.iter().map(|(_, a)| a.command.clone()).collect();
-            let results = session.apply(&commands).await?;
+            let round = Round::of(&actions, &scope, &observed);
+            let (results, seen) = round.apply(&mut session, &scope).await?;
             let accepted = results.iter().filter(|result| result.is_ok()).count();
             applied += accepted;
+            let all_accepted = accepted == actions.len();
             self.learn(&actions, results, &mut tried);
-            // Sessions and refusals take a look at everything.
-            let changed = (!drains && accepted == commands.len())
-                .then(|| Changed::by(&commands, &observed))
-                .flatten();
-            observed = match changed {
-                Some(changed) if changed.show(&mut session, &mut observed).await? => observed,
-                _ => settle(&mut session, &backends, drains, &commands).await?,
-            };
+            observed = round.look(&mut session, &scope, observed, seen, all_accepted).await?;
             plans = self.plans(&wanted, &observed);
         }
         self.running(&observed.process)?;
@@ -336,22 +332,93 @@ fn actions(plans: &mut [Option<(Revision, Plan)>]) -> Vec<(usize, Action)> {
     taken.flat_map(|(n, actions)| actions.into_iter().map(move |action| (n, action))).collect()
 }
 
-/// Observes until every new address shows, or it takes too long.
-async fn settle(
-    session: &mut Session,
-    backends: &[BackendName],
-    sessions: bool,
-    commands: &[Command],
-) -> haproxy::Result<Observed> {
-    let deadline = Instant::now() + haproxy::ADDRESS_SETTLES;
-    let mut wait = Duration::from_millis(2);
-    loop {
-        let observed = session.observe(backends, sessions).await?;
-        if all_show(commands, &observed) || Instant::now() >= deadline {
-            return Ok(observed);
+/// What a pass looks at.
+struct Scope {
+    backends: Vec<BackendName>,
+    /// Whether something drains, so that sessions are counted.
+    drains: bool,
+}
+
+/// Commands that are sent together, and the look at what has come of them.
+struct Round {
+    commands: Vec<Command>,
+    /// `None` where it takes a look at everything.
+    changed: Option<Changed>,
+    /// Whether the look may come in the same lines as the commands.
+    at_once: bool,
+}
+
+/// What was seen in the same lines as the commands.
+enum Seen {
+    Everything(Observed),
+    Changed(Glances),
+    Nothing,
+}
+
+impl Round {
+    fn of(actions: &[(usize, Action)], scope: &Scope, observed: &Observed) -> Self {
+        let commands: Vec<Command> = actions.iter().map(|(_, a)| a.command.clone()).collect();
+        // What is asked for sessions depends on what was observed.
+        let changed = if scope.drains { None } else { Changed::by(&commands, observed) };
+        // An address may take its time to show.
+        let moves = commands.iter().any(|c| matches!(c, Command::SetAddress { .. }));
+        Self { commands, changed, at_once: !scope.drains && !moves }
+    }
+
+    async fn apply(
+        &self,
+        session: &mut Session,
+        scope: &Scope,
+    ) -> haproxy::Result<(Vec<CommandResult>, Seen)> {
+        // What cannot be read is looked at anew.
+        Ok(match &self.changed {
+            _ if !self.at_once => (session.apply(&self.commands).await?, Seen::Nothing),
+            Some(changed) => {
+                let (results, glances) =
+                    session.apply_and_glance(&self.commands, &changed.numbers()).await?;
+                (results, glances.map_or(Seen::Nothing, Seen::Changed))
+            }
+            None => {
+                let (results, observed) =
+                    session.apply_and_observe(&self.commands, &scope.backends).await?;
+                (results, observed.map_or(Seen::Nothing, Seen::Everything))
+            }
+        })
+    }
+
+    /// What is there after the commands; refusals take a look at everything.
+    async fn look(
+        &self,
+        session: &mut Session,
+        scope: &Scope,
+        mut before: Observed,
+        seen: Seen,
+        all_accepted: bool,
+    ) -> haproxy::Result<Observed> {
+        let changed = self.changed.as_ref().filter(|_| all_accepted);
+        let shows = match (seen, changed) {
+            (Seen::Everything(observed), _) => return Ok(observed),
+            (Seen::Changed(glances), Some(changed)) => changed.note(glances, &mut before),
+            (Seen::Nothing, Some(changed)) if !self.at_once => {
+                changed.show(session, &mut before).await?
+            }
+            _ => false,
+        };
+        if shows { Ok(before) } else { self.settle(session, scope).await }
+    }
+
+    /// Observes until every new address shows, or it takes too long.
+    async fn settle(&self, session: &mut Session, scope: &Scope) -> haproxy::Result<Observed> {
+        let deadline = Instant::now() + haproxy::ADDRESS_SETTLES;
+        let mut wait = Duration::from_millis(2);
+        loop {
+            let observed = session.observe(&scope.backends, scope.drains).await?;
+            if all_show(&self.commands, &observed) || Instant::now() >= deadline {
+                return Ok(observed);
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(Duration::from_millis(50));
         }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(Duration::from_millis(50));
     }
 }
 

@@ -23,7 +23,9 @@ use super::support::haproxy::{Backend, Haproxy, Options, Version, on_every_hapro
 
 on_every_haproxy! {
     one_change_is_seen_in_the_changed_server_alone,
+    a_weight_takes_two_exchanges,
     a_change_that_did_not_happen_is_made_again,
+    a_refused_command_is_looked_at_anew,
 }
 
 /// Enough that a glance is worth it.
@@ -195,6 +197,31 @@ async fn one_change_is_seen_in_the_changed_server_alone(version: Version) {
         ("127.1.9.6:80".into(), "ready")
     );
     assert_eq!(server("srv7").state(), "maint");
+}
+
+async fn a_weight_takes_two_exchanges(version: Version) {
+    let Some(mut world) = World::start(version).await else { return };
+    world.put(5, weighing(5, 7));
+    assert_eq!(world.pass().await.applied, 1);
+    let said = world.way.take();
+    let [greeting, look, change] = &said[..] else { panic!("{said:?}") };
+    assert_eq!(greeting, "prompt");
+    assert!(look.starts_with("show info;") && look.ends_with(STATE), "{look}");
+    let parts: Vec<&str> = change.split(';').collect();
+    assert_eq!(parts[..2], ["set server app/srv5 weight 7", "show info"]);
+    assert!(parts.len() == 3 && parts[2].starts_with("show stat "), "{change}");
+}
+
+/// What HAProxy refuses is not there at the look in the same line, and is tried once more.
+async fn a_refused_command_is_looked_at_anew(version: Version) {
+    let Some(mut world) = World::start(version).await else { return };
+    world.put(5, weighing(5, 7));
+    world.way.alter("srv5 weight 7", "srv5 weight 700");
+    assert_eq!(world.pass().await.applied, 1);
+    let said = world.way.take();
+    assert_eq!(World::times(&said, "srv5 weight 7"), 2, "{said:?}");
+    assert_eq!(World::times(&said, STATE), 2, "{said:?}");
+    assert_eq!(block_in_place(|| world.haproxy.server("app", "srv5")).weight(), 7);
 }
 
 async fn a_change_that_did_not_happen_is_made_again(version: Version) {

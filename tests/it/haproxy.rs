@@ -89,7 +89,14 @@ fn del(server: &ServerRef) -> Command {
 }
 
 async fn open(address: SocketAddress) -> Session {
-    client::Client::new(address, Timeouts::default()).session().await.unwrap()
+    greet(&client::Client::new(address, Timeouts::default())).await.unwrap()
+}
+
+/// A session of which it is known what is at its other end.
+async fn greet(client: &client::Client) -> client::Result<Session> {
+    let mut session = client.session().await?;
+    session.process().await?;
+    Ok(session)
 }
 
 fn kinds(results: &[CommandResult]) -> Vec<Option<RejectionKind>> {
@@ -306,7 +313,7 @@ async fn a_stopped_haproxy_is_given_up_in_time(version: Version) {
     };
     let timeouts = Timeouts { exchange: Duration::from_millis(300), ..Timeouts::default() };
     let client = client::Client::new(haproxy.unix(), timeouts);
-    let mut session = client.session().await.unwrap();
+    let mut session = greet(&client).await.unwrap();
     haproxy.process().signal("STOP");
     let tasks = format!("/proc/{}/task", haproxy.process().id());
     eventually("every thread to stop", || {
@@ -315,10 +322,10 @@ async fn a_stopped_haproxy_is_given_up_in_time(version: Version) {
     });
     let error = session.observe(&["web".parse().unwrap()], false).await.unwrap_err();
     assert!(matches!(error, client::Error::Timeout { .. }), "{error:?}");
-    let error = client.session().await.unwrap_err();
+    let error = greet(&client).await.unwrap_err();
     assert!(matches!(error, client::Error::Timeout { .. }), "{error:?}");
     haproxy.process().signal("CONT");
-    eventually_async("HAProxy to answer again", async || client.session().await.ok()).await;
+    eventually_async("HAProxy to answer again", async || greet(&client).await.ok()).await;
 }
 
 async fn the_two_kinds_of_socket_are_not_mixed_up(version: Version) {
@@ -328,7 +335,7 @@ async fn the_two_kinds_of_socket_are_not_mixed_up(version: Version) {
         return;
     };
     let refused = async |address: SocketAddress| {
-        client::Client::new(address, Timeouts::default()).session().await.unwrap_err()
+        greet(&client::Client::new(address, Timeouts::default())).await.unwrap_err()
     };
     let SocketAddress::Master(master) = haproxy.master() else { panic!("no master socket") };
     let error = refused(SocketAddress::Unix(master)).await;
