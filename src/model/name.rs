@@ -1,7 +1,8 @@
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::SlotNumber;
 
@@ -41,9 +42,9 @@ fn check(kind: &'static str, text: &str, extra: &str, max_len: usize) -> Result<
 macro_rules! name {
     ($(#[$doc:meta])* $type:ident, $kind:literal, $extra:literal) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $type(String);
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+        #[serde(try_from = "String")]
+        pub struct $type(Arc<str>);
 
         impl $type {
             pub fn as_str(&self) -> &str {
@@ -56,7 +57,7 @@ macro_rules! name {
 
             fn from_str(text: &str) -> Result<Self, NameError> {
                 check($kind, text, $extra, MAX_LEN)?;
-                Ok(Self(text.to_owned()))
+                Ok(Self(text.into()))
             }
         }
 
@@ -65,13 +66,13 @@ macro_rules! name {
 
             fn try_from(text: String) -> Result<Self, NameError> {
                 check($kind, &text, $extra, MAX_LEN)?;
-                Ok(Self(text))
+                Ok(Self(text.into()))
             }
         }
 
-        impl From<$type> for String {
-            fn from(name: $type) -> String {
-                name.0
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
             }
         }
 
@@ -140,7 +141,7 @@ impl HaproxyName {
     pub fn of_host(host: &str) -> Self {
         let kept: String =
             host.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).collect();
-        kept.parse().unwrap_or_else(|_: NameError| Self("haproxy".to_owned()))
+        kept.parse().unwrap_or_else(|_: NameError| Self("haproxy".into()))
     }
 }
 
@@ -151,7 +152,7 @@ pub struct ServerPrefix(ServerName);
 impl ServerPrefix {
     /// The name of a slot's server: `srv7`.
     pub fn server(&self, slot: SlotNumber) -> ServerName {
-        ServerName(format!("{}{slot}", self.0.0))
+        ServerName(format!("{}{slot}", self.0.0).into())
     }
 
     /// The slot that a server of this name is the place of. `srv07` is another server, not another
@@ -173,7 +174,7 @@ impl FromStr for ServerPrefix {
     fn from_str(text: &str) -> Result<Self, NameError> {
         // The longest number has to fit behind it.
         check("server name prefix", text, "", MAX_LEN - SlotNumber::MAX.padded().len())?;
-        Ok(Self(ServerName(text.to_owned())))
+        Ok(Self(ServerName(text.into())))
     }
 }
 
@@ -185,14 +186,14 @@ impl fmt::Display for ServerPrefix {
 
 impl From<uuid::Uuid> for EndpointId {
     fn from(uuid: uuid::Uuid) -> Self {
-        Self(uuid.to_string())
+        Self(uuid.to_string().into())
     }
 }
 
 impl ElectionName {
     /// Who fills a backend's table: `discover-<backend>`.
     pub fn discover(backend: &BackendName) -> Self {
-        Self(format!("discover-{backend}"))
+        Self(format!("discover-{backend}").into())
     }
 }
 
@@ -205,7 +206,7 @@ impl CandidateId {
             .map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' })
             .take(100)
             .collect();
-        Self(format!("{host}-{}", std::process::id()))
+        Self(format!("{host}-{}", std::process::id()).into())
     }
 }
 

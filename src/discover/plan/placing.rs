@@ -83,10 +83,12 @@ impl Planner<'_> {
         endpoint: &Endpoint,
         taken: &BTreeMap<ServerAddress, EndpointId>,
     ) {
-        let Some(record) = self.slots.get(&number).and_then(|slot| slot.record.clone()) else {
+        let Some(record) = self.slots.get(&number).and_then(|slot| slot.record.as_ref()) else {
             return;
         };
         let moved = record.endpoint.address != endpoint.address;
+        // A process at a new address is a new process; one that only changes slots is not.
+        let started = if moved { self.world.now } else { record.started };
         if moved && taken.get(&endpoint.address) != Some(&endpoint.id) {
             let why = match taken.get(&endpoint.address) {
                 Some(other) => UnplacedReason::AddressOf(other.clone()),
@@ -95,10 +97,7 @@ impl Planner<'_> {
             self.unplaced(endpoint, why);
             return;
         }
-        let free = self.lowest_free();
-        // A process at a new address is a new process; one that only changes slots is not.
-        let started = if moved { self.world.now } else { record.started };
-        match free {
+        match self.lowest_free() {
             Some(free) if moved || !self.in_range(number) => {
                 self.occupy(free, endpoint, started);
                 self.enter(number, SlotState::Drain, ActionKind::Drain);
