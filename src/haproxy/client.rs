@@ -88,20 +88,22 @@ impl Session {
     /// Sends commands in as few lines as may be and matches every reply; the results are in the
     /// order of the commands. A refusal stops nothing: the commands behind it are still sent.
     ///
-    /// After an error, any command may or may not have been carried out: observe anew.
+    /// After an error, any command may or may not have been carried out: observe anew, in another
+    /// session.
     pub async fn apply(&mut self, commands: &[Command]) -> Result<Vec<CommandResult>> {
-        Ok(self.apply_and_ask(commands, Vec::new()).await?.0)
+        Ok(self.apply_and_ask(commands, &[]).await?.0)
     }
 
     /// [`Self::apply`] and, behind it in the same lines, [`Self::observe`] without sessions. What the
-    /// commands came to is known whether what was observed can be read or not.
+    /// commands came to is known whether what was observed can be read or not, but not where the
+    /// connection fails on the way.
     pub async fn apply_and_observe(
         &mut self,
         commands: &[Command],
         backends: &[BackendName],
     ) -> Result<(Vec<CommandResult>, Result<Observed>)> {
         let queries = observe::state_queries(backends);
-        let (results, replies) = self.apply_and_ask(commands, queries).await?;
+        let (results, replies) = self.apply_and_ask(commands, &queries).await?;
         Ok((results, observe::read_state(self.connection.address(), backends, &replies)))
     }
 
@@ -113,17 +115,18 @@ impl Session {
         servers: &[(u32, u32)],
     ) -> Result<(Vec<CommandResult>, Result<Glances>)> {
         let queries = observe::glance_queries(servers);
-        let (results, replies) = self.apply_and_ask(commands, queries.clone()).await?;
+        let (results, replies) = self.apply_and_ask(commands, &queries).await?;
         Ok((results, observe::read_glances(self.connection.address(), &queries, &replies)))
     }
 
     async fn apply_and_ask(
         &mut self,
         commands: &[Command],
-        queries: Vec<String>,
+        queries: &[String],
     ) -> Result<(Vec<CommandResult>, Vec<String>)> {
         // A command goes to nobody unknown.
         self.connection.greet().await?;
+        let queries = queries.iter().cloned();
         let lines: Vec<String> = commands.iter().map(Command::to_string).chain(queries).collect();
         let mut replies = self.connection.ask(&lines).await?;
         let answers = replies.split_off(commands.len().min(replies.len()));
@@ -136,5 +139,41 @@ impl Session {
     pub async fn raw(&mut self, command: &str) -> Result<String> {
         let replies = self.connection.ask(&[command.to_owned()]).await?;
         Ok(replies.into_iter().next().unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixListener;
+
+    use super::*;
+    use crate::daemon::spawn_owned;
+    use crate::haproxy::ServerRef;
+    use crate::model::Weight;
+
+    #[tokio::test]
+    async fn a_command_goes_to_nobody_unknown() {
+        let dir = tempfile::tempdir().unwrap();
+        let server = ServerRef { backend: "web".parse().unwrap(), server: "s1".parse().unwrap() };
+        let command = Command::SetWeight { server, weight: Weight::MAX };
+        for (number, said) in ["HTTP/1.1 400 Bad Request\r\n\r\n", "\nmaster> "].iter().enumerate()
+        {
+            let path = dir.path().join(number.to_string());
+            let listener = UnixListener::bind(&path).unwrap();
+            let peer = spawn_owned(async move {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut heard = Vec::new();
+                stream.read_buf(&mut heard).await.unwrap();
+                stream.write_all(said.as_bytes()).await.unwrap();
+                stream.read_to_end(&mut heard).await.unwrap();
+                String::from_utf8(heard).unwrap()
+            });
+            let client = Client::new(SocketAddress::Unix(path), Timeouts::default());
+            let mut session = client.session().await.unwrap();
+            session.apply(std::slice::from_ref(&command)).await.unwrap_err();
+            drop(session);
+            assert_eq!(peer.join().await.unwrap(), "prompt\n");
+        }
     }
 }

@@ -269,10 +269,11 @@ pub(super) fn heard(said: &[u8]) -> Heard {
     if newlines > MAX_NEWLINES || prompt.len() > MAX_PROMPT || prompt.contains(&b'\n') {
         return Heard::Other;
     }
-    found.map_or(Heard::Start, |len| Heard::Prompt {
-        prompt: String::from_utf8_lossy(prompt).into_owned(),
-        end: newlines + len,
-    })
+    match (found, std::str::from_utf8(prompt)) {
+        (None, _) => Heard::Start,
+        (Some(len), Ok(prompt)) => Heard::Prompt { prompt: prompt.to_owned(), end: newlines + len },
+        (Some(_), Err(_not_text)) => Heard::Other,
+    }
 }
 
 /// The beginning of what a peer said.
@@ -367,6 +368,7 @@ const CHUNK: usize = 16 * 1024;
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
     use proptest::prelude::*;
     use tokio::net::UnixListener;
 
@@ -399,11 +401,14 @@ mod tests {
 
     /// To a peer that says these two parts, each read on its own, and closes.
     fn told(first: &'static [u8], second: &'static [u8]) -> Connection {
-        let stream = tokio::io::join(first.chain(second), tokio::io::sink());
+        over(tokio::io::join(first.chain(second), tokio::io::sink()), Duration::from_secs(10))
+    }
+
+    fn over(stream: impl Stream + 'static, exchange: Duration) -> Connection {
         Connection {
             address: "/run/haproxy.sock".parse().unwrap(),
             stream: Box::pin(stream),
-            exchange: Duration::from_secs(10),
+            exchange,
             prompt: WORKER_PROMPT.to_owned(),
             state: State::New,
             chunk: Vec::new(),
@@ -441,7 +446,38 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_command_comes_after_the_greeting_was_answered() {
+    async fn an_answer_that_comes_too_late_is_nobodys() {
+        let ask = ["show info".to_owned()];
+        for within in [Duration::from_millis(50), Duration::from_secs(10)] {
+            let (own, mut peer) = tokio::io::duplex(1024);
+            let mut connection = over(own, within);
+            if within < Duration::from_secs(1) {
+                let late = connection.ask(&ask).await.unwrap_err();
+                assert!(matches!(late, Error::Timeout { .. }), "{late:?}");
+            } else {
+                assert!(connection.ask(&ask).now_or_never().is_none());
+            }
+            peer.write_all(b"\n> Name: HAProxy\n\n> ").await.unwrap();
+            let again = connection.ask(&ask).await.unwrap_err();
+            assert!(matches!(again, Error::Broken { .. }), "{again:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_greeting_and_the_first_question_are_one_exchange() {
+        let (own, mut peer) = tokio::io::duplex(1024);
+        let mut connection = over(own, Duration::from_secs(10));
+        // An exchange of its own would end at the first prompt.
+        peer.write_all(b"\n> 2.6.12\n\n> ").await.unwrap();
+        assert_eq!(connection.ask(&["show version".to_owned()]).await.unwrap(), ["2.6.12"]);
+        drop(connection);
+        let mut heard = String::new();
+        peer.read_to_string(&mut heard).await.unwrap();
+        assert_eq!(heard, "prompt\nshow version\n");
+    }
+
+    #[tokio::test]
+    async fn a_greeting_is_sent_once_and_a_prompt_alone_answers_it() {
         let mut connection = told(b"\n> ", b"2.6.12\n\n> ");
         connection.greet().await.unwrap();
         connection.greet().await.unwrap();
@@ -498,6 +534,7 @@ mod tests {
         };
         prompt(b"\n\n15900> ", "15900> ", 9);
         prompt(b"\n> Name: x> ", "> ", 3);
+        assert_eq!(heard(b"\xff> "), Heard::Other);
         assert_eq!(heard(&[b'\n'; MAX_NEWLINES]), Heard::Start);
         assert_eq!(heard(&[b'\n'; MAX_NEWLINES + 1]), Heard::Other);
     }

@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | up to 2.9 | some replies to `add server` and `del server` lack their newline (6219a58d2) | the framing looks for prompts too |
 //! | 2.9 | `set server addr` takes effect after its reply | [`ADDRESS_SETTLES`]: read until it shows, then go on |
+//! | all | a second line in the same write is read in interactive mode only | the greeting is the first line |
 //! | 3.0 | the reply to `set server addr` names the changed parts only | [`ADDRESS_SET`] |
 //! | 3.1 | `init-state`; from 3.4 on not for places that are configured as `disabled` | not used: weight 0, ready, health down, weight, on every version |
 //! | 3.2 | one prompt after a whole line, and empty lines between its replies | the framing looks for both |

@@ -42,6 +42,7 @@ fn check(kind: &'static str, text: &str, extra: &str, max_len: usize) -> Result<
 macro_rules! name {
     ($(#[$doc:meta])* $type:ident, $kind:literal, $extra:literal) => {
         $(#[$doc])*
+        // Counted, not copied: a plan names each server many times.
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
         #[serde(try_from = "String")]
         pub struct $type(Arc<str>);

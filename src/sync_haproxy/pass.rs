@@ -348,7 +348,7 @@ struct Round {
     at_once: bool,
 }
 
-/// What was seen in the same lines as the commands.
+/// What was seen in the same lines as the commands: nothing where they could not be the same.
 enum Seen {
     Everything(Observed),
     Changed(Glances),
@@ -369,19 +369,18 @@ impl Round {
         &self,
         session: &mut Session,
         scope: &Scope,
-    ) -> haproxy::Result<(Vec<CommandResult>, Seen)> {
-        // What cannot be read is looked at anew.
+    ) -> haproxy::Result<(Vec<CommandResult>, haproxy::Result<Seen>)> {
         Ok(match &self.changed {
-            _ if !self.at_once => (session.apply(&self.commands).await?, Seen::Nothing),
+            _ if !self.at_once => (session.apply(&self.commands).await?, Ok(Seen::Nothing)),
             Some(changed) => {
                 let (results, glances) =
                     session.apply_and_glance(&self.commands, &changed.numbers()).await?;
-                (results, glances.map_or(Seen::Nothing, Seen::Changed))
+                (results, glances.map(Seen::Changed))
             }
             None => {
                 let (results, observed) =
                     session.apply_and_observe(&self.commands, &scope.backends).await?;
-                (results, observed.map_or(Seen::Nothing, Seen::Everything))
+                (results, observed.map(Seen::Everything))
             }
         })
     }
@@ -392,17 +391,19 @@ impl Round {
         session: &mut Session,
         scope: &Scope,
         mut before: Observed,
-        seen: Seen,
+        seen: haproxy::Result<Seen>,
         all_accepted: bool,
     ) -> haproxy::Result<Observed> {
         let changed = self.changed.as_ref().filter(|_| all_accepted);
         let shows = match (seen, changed) {
-            (Seen::Everything(observed), _) => return Ok(observed),
-            (Seen::Changed(glances), Some(changed)) => changed.note(glances, &mut before),
-            (Seen::Nothing, Some(changed)) if !self.at_once => {
-                changed.show(session, &mut before).await?
+            (Ok(Seen::Everything(observed)), _) => return Ok(observed),
+            (Ok(Seen::Changed(glances)), Some(changed)) => changed.note(glances, &mut before),
+            (Ok(Seen::Nothing), Some(changed)) => changed.show(session, &mut before).await?,
+            (Ok(_), None) => false,
+            (Err(error), _) => {
+                tracing::debug!(%error, "looking at everything");
+                false
             }
-            _ => false,
         };
         if shows { Ok(before) } else { self.settle(session, scope).await }
     }

@@ -26,6 +26,7 @@ on_every_haproxy! {
     a_weight_takes_two_exchanges,
     a_change_that_did_not_happen_is_made_again,
     a_refused_command_is_looked_at_anew,
+    a_look_that_cannot_be_read_is_taken_anew,
 }
 
 /// Enough that a glance is worth it.
@@ -222,6 +223,16 @@ async fn a_refused_command_is_looked_at_anew(version: Version) {
     assert_eq!(World::times(&said, "srv5 weight 7"), 2, "{said:?}");
     assert_eq!(World::times(&said, STATE), 2, "{said:?}");
     assert_eq!(block_in_place(|| world.haproxy.server("app", "srv5")).weight(), 7);
+}
+
+async fn a_look_that_cannot_be_read_is_taken_anew(version: Version) {
+    let Some(mut world) = World::start(version).await else { return };
+    world.put(5, weighing(5, 7));
+    world.way.alter(";show info;", ";show version;");
+    assert_eq!(world.pass().await.applied, 1);
+    let said = world.way.take();
+    assert_eq!(World::times(&said, "srv5 weight 7"), 1, "{said:?}");
+    assert_eq!(World::times(&said, STATE), 2, "{said:?}");
 }
 
 async fn a_change_that_did_not_happen_is_made_again(version: Version) {
