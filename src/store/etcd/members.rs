@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::NAME;
@@ -60,18 +60,16 @@ pub(super) struct Members {
 
 struct Member {
     endpoint: String,
-    connection: Mutex<Option<Client>>,
+    connection: Mutex<Option<Arc<Client>>>,
+    /// Held while connecting, so that those who wait take over the connection of the first.
+    connecting: tokio::sync::Mutex<()>,
 }
 
 impl Members {
     /// Connects nothing, but reads every file that the URL names, so that a wrong one is said now.
     pub(super) fn new(url: &EtcdUrl) -> Result<Self> {
         options(url)?;
-        let members: Vec<Member> = url
-            .endpoints
-            .iter()
-            .map(|e| Member { endpoint: e.clone(), connection: Mutex::default() })
-            .collect();
+        let members: Vec<Member> = url.endpoints.iter().map(|e| Member::new(e)).collect();
         // Many processes with one URL spread over the members.
         let first = fastrand::usize(..members.len().max(1));
         Ok(Self { url: url.clone(), members, current: AtomicUsize::new(first) })
@@ -120,21 +118,24 @@ impl Members {
                 return Err(Trouble { maybe_applied: false, ..trouble });
             }
         };
-        let answer = match tokio::time::timeout_at(deadline, request(client)).await {
+        let answer = match tokio::time::timeout_at(deadline, request((*client).clone())).await {
             Ok(answer) => answer.map_err(Trouble::from),
             Err(_elapsed) => Err(Trouble::timeout(&format!("within {time:.1?}"))),
         };
         if answer.as_ref().is_err_and(|trouble| trouble.reconnect) {
-            member.connection.lock().await.take();
+            member.give_up(&client);
         }
         answer
     }
 
     /// The member's client; with a password, its making is a request to the member.
-    async fn connection(&self, member: &Member) -> Result<Client, Trouble> {
-        let mut connection = member.connection.lock().await;
-        if let Some(client) = &*connection {
-            return Ok(client.clone());
+    async fn connection(&self, member: &Member) -> Result<Arc<Client>, Trouble> {
+        if let Some(client) = member.connected() {
+            return Ok(client);
+        }
+        let _connecting = member.connecting.lock().await;
+        if let Some(client) = member.connected() {
+            return Ok(client);
         }
         // Read anew, so that renewed certificates are used from the next connection on.
         let options = options(&self.url).map_err(|error| Trouble {
@@ -147,8 +148,32 @@ impl Members {
         let client = Client::connect([url], Some(options))
             .await
             .map_err(|error| Trouble { maybe_applied: false, ..error.into() })?;
-        *connection = Some(client.clone());
+        let client = Arc::new(client);
+        *member.connection() = Some(Arc::clone(&client));
         Ok(client)
+    }
+}
+
+impl Member {
+    fn new(endpoint: &str) -> Self {
+        Self {
+            endpoint: endpoint.to_owned(),
+            connection: Mutex::default(),
+            connecting: tokio::sync::Mutex::default(),
+        }
+    }
+
+    fn connected(&self) -> Option<Arc<Client>> {
+        self.connection().clone()
+    }
+
+    /// Several requests may fail with one connection, some of them when the next one is there.
+    fn give_up(&self, failed: &Arc<Client>) {
+        self.connection().take_if(|client| Arc::ptr_eq(client, failed));
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Option<Arc<Client>>> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -306,4 +331,48 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 fn unreadable(path: &Path, reason: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Denied, NAME, "open", path.display(), reason)
         .with_hint("check the files that the store's URL names")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::url::StoreUrl;
+
+    fn one_member() -> Members {
+        let url: StoreUrl = "etcd://127.0.0.1:1".parse().unwrap();
+        let StoreUrl::Etcd(url) = url else { panic!("{url:?}") };
+        Members::new(&url).unwrap()
+    }
+
+    /// Without a password, connecting waits for nothing: the first request does.
+    async fn connection(members: &Members) -> Arc<Client> {
+        members.connection(&members.members[0]).await.unwrap()
+    }
+
+    fn broken() -> etcd_client::Error {
+        etcd_client::Error::GRpcStatus(tonic::Status::unavailable("transport error"))
+    }
+
+    #[tokio::test]
+    async fn a_failure_gives_its_connection_up() {
+        let members = one_member();
+        let old = connection(&members).await;
+        let fails = |_client| async { Err::<(), _>(broken()) };
+        members.attempt(0, DEADLINE, &fails).await.unwrap_err();
+        assert!(!Arc::ptr_eq(&old, &connection(&members).await));
+    }
+
+    #[tokio::test]
+    async fn a_late_failure_leaves_the_connection_that_was_made_meanwhile() {
+        let members = one_member();
+        let old = connection(&members).await;
+        let fails_late = |_client| async {
+            members.members[0].give_up(&old);
+            connection(&members).await;
+            Err::<(), _>(broken())
+        };
+        members.attempt(0, DEADLINE, &fails_late).await.unwrap_err();
+        let new = members.members[0].connected().expect("the new connection is still there");
+        assert!(!Arc::ptr_eq(&old, &new));
+    }
 }
