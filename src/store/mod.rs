@@ -113,6 +113,11 @@ impl Entry {
         serde_json::from_slice(&self.value)
             .map_err(|error| text::one_line(&error.to_string()).into_owned())
     }
+
+    /// Its key and value in bytes.
+    pub fn size(&self) -> usize {
+        self.key.as_str().len() + self.value.len()
+    }
 }
 
 /// Every entry under a prefix, in key order, as of one revision.

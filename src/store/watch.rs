@@ -1,11 +1,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt as _};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::{Entry, Error, Key, Listing, Revision};
 use crate::daemon::spawn_owned;
@@ -31,6 +32,13 @@ impl Change {
             Self::Delete { revision, .. } => *revision,
         }
     }
+
+    fn size(&self) -> usize {
+        match self {
+            Self::Put(entry) => entry.size(),
+            Self::Delete { key, .. } => key.as_str().len(),
+        }
+    }
 }
 
 /// What a watcher hears.
@@ -44,12 +52,27 @@ pub enum WatchEvent {
     Interrupted(Error),
 }
 
+impl WatchEvent {
+    /// Its keys and values in bytes.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Reset(listing) => listing.entries.iter().map(Entry::size).sum(),
+            Self::Changed(changes) => changes.iter().map(Change::size).sum(),
+            Self::Interrupted(_) => 0,
+        }
+    }
+}
+
 /// A stream of [`WatchEvent`]s that does not end. Dropping it ends the watch.
 pub struct Watch(BoxStream<'static, WatchEvent>);
 
 /// How many events a driven watch is ahead of whoever reads it: what comes while that is at work is
 /// then there at once, and taken in as one change.
 const AHEAD: usize = 256;
+
+/// How many bytes these events are together: a reader that is at work for long must not make a
+/// busy store fill the memory.
+const AHEAD_BYTES: usize = 4 * 1024 * 1024;
 
 impl Watch {
     pub fn new(stream: impl Stream<Item = WatchEvent> + Send + 'static) -> Self {
@@ -60,18 +83,22 @@ impl Watch {
     /// calls of its handle, such as a lock, they would wait for whoever polls it no more. The stream
     /// must not end; a panic of it is one of whoever polls the watch.
     pub(super) fn driven(stream: impl Stream<Item = WatchEvent> + Send + 'static) -> Self {
-        let (told, events) = mpsc::channel(AHEAD);
+        let (told, events) = mpsc::unbounded_channel();
+        let free = Arc::new(Semaphore::new(AHEAD_BYTES));
         let task = spawn_owned(async move {
             let mut stream = pin!(stream);
             while let Some(event) = stream.next().await {
-                if told.send(event).await.is_err() {
+                let Ok(room) = Arc::clone(&free).acquire_many_owned(room_for(&event)).await else {
+                    return;
+                };
+                if told.send((event, room)).is_err() {
                     return;
                 }
             }
         });
         Self::new(stream::unfold((events, task), async |(mut events, task)| {
             match events.recv().await {
-                Some(event) => Some((event, (events, task))),
+                Some((event, _room)) => Some((event, (events, task))),
                 None => panic!("the task of a watch has ended"),
             }
         }))
@@ -86,6 +113,13 @@ impl Watch {
             None => std::future::pending().await,
         }
     }
+}
+
+/// How many of the bytes ahead an event takes: enough that small ones are bounded by their number,
+/// and never more than there are, so that one of any size comes through.
+fn room_for(event: &WatchEvent) -> u32 {
+    let room = event.size().clamp(AHEAD_BYTES / AHEAD, AHEAD_BYTES);
+    u32::try_from(room).unwrap_or(u32::MAX)
 }
 
 impl Stream for Watch {
@@ -181,9 +215,13 @@ impl Mirror {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
     use futures::FutureExt as _;
 
     use super::*;
+    use crate::store::MAX_VALUE_LEN;
 
     fn events(count: u64) -> impl Stream<Item = WatchEvent> {
         stream::iter((0..count).map(|number| {
@@ -198,6 +236,58 @@ mod tests {
         watch.next_event().await;
         let rest = std::iter::from_fn(|| watch.next_event().now_or_never());
         assert_eq!(rest.count(), 99);
+    }
+
+    fn entry(value: usize) -> Entry {
+        Entry {
+            key: "k".parse().unwrap(),
+            value: vec![0; value].into(),
+            created: Revision(1),
+            modified: Revision(1),
+            lease: None,
+        }
+    }
+
+    /// How many of these events a driven watch takes from its stream while nobody reads it.
+    async fn taken_ahead(event: WatchEvent) -> usize {
+        let taken = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&taken);
+        let many = stream::repeat(event).take(10 * AHEAD).inspect(move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        let _watch = Watch::driven(many.chain(stream::pending()));
+        // The watch's task is the only other one, so each of these is a turn of it.
+        for _ in 0..AHEAD {
+            tokio::task::yield_now().await;
+        }
+        taken.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test]
+    async fn small_events_are_held_up_to_their_number() {
+        let small = WatchEvent::Changed(vec![Change::Put(entry(100))]);
+        // One more waits for room.
+        assert_eq!(taken_ahead(small).await, AHEAD + 1);
+    }
+
+    #[tokio::test]
+    async fn few_large_events_are_held_for_a_reader_that_is_at_work() {
+        let value = MAX_VALUE_LEN;
+        let large = WatchEvent::Changed(vec![Change::Put(entry(value)), Change::Put(entry(value))]);
+        let held = AHEAD_BYTES / large.size();
+        assert_eq!(taken_ahead(large).await, held + 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listing_of_any_size_comes_through() {
+        let entries = vec![entry(MAX_VALUE_LEN); 2 * AHEAD_BYTES / MAX_VALUE_LEN];
+        let listing = Listing { revision: Revision(1), entries };
+        let listings = stream::repeat(WatchEvent::Reset(listing)).take(2);
+        let mut watch = Watch::driven(listings.chain(events(1)).chain(stream::pending()));
+        for _ in 0..3 {
+            let event = tokio::time::timeout(Duration::from_secs(10), watch.next_event()).await;
+            event.expect("the event comes through");
+        }
     }
 
     #[tokio::test]
