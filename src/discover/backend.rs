@@ -53,8 +53,10 @@ pub enum Pass {
     Blind(&'static str),
     /// What was planned; nothing is left to write now.
     Settled(Plan),
-    /// This was written, or is to be tried again.
-    Busy(Plan),
+    /// All of this is written.
+    Written(Plan),
+    /// Not all of this is known to be written; what is not is to be tried again.
+    Waiting(Plan),
 }
 
 impl Backend {
@@ -227,10 +229,12 @@ impl Backend {
             _ => return Pass::Settled(plan),
         };
         if self.retry_at.is_some_and(|at| at > Instant::now()) {
-            return Pass::Busy(plan);
+            return Pass::Waiting(plan);
         }
-        self.write(leadership, &table, &plan, reporter).await;
-        Pass::Busy(plan)
+        match self.write(leadership, &table, &plan, reporter).await {
+            true => Pass::Written(plan),
+            false => Pass::Waiting(plan),
+        }
     }
 
     /// Of those whose end waits for it, the servers that take and hold no session any more.
@@ -257,16 +261,17 @@ impl Backend {
         drained
     }
 
+    /// Whether all of the plan is known to be written.
     async fn write(
         &mut self,
         leadership: &Leadership,
         table: &Table,
         plan: &Plan,
         reporter: &mut Reporter,
-    ) {
+    ) -> bool {
         let written = tokio::select! {
             // Dropping a commit is safe: it happens whole or not at all.
-            () = leadership.lost.cancelled() => return,
+            () = leadership.lost.cancelled() => return false,
             written = apply(&*self.store, leadership, self.name(), table, plan) => written,
         };
         reporter.wrote(plan, &written);
@@ -275,9 +280,11 @@ impl Backend {
                 self.committed = self.committed.max(revision);
                 self.retry_at = None;
                 self.absences.dropped(vanished(plan), Instant::now());
+                true
             }
             Ok(Applied::Conflict) | Err(_) => {
                 self.retry_at = Some(Instant::now() + self.retry.next_wait());
+                false
             }
         }
     }
@@ -419,7 +426,7 @@ impl Backend {
         let idle = if self.vanished.is_empty() { idle } else { REPORTS_RETURN };
         match pass {
             Pass::Settled(plan) => plan.next_wake.unwrap_or(idle).min(idle),
-            Pass::Busy(_) => retry.unwrap_or(idle),
+            Pass::Written(_) | Pass::Waiting(_) => retry.unwrap_or(idle),
             Pass::Blind(_) => idle,
         }
     }

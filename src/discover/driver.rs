@@ -12,7 +12,7 @@ use super::output::{PlannedBackend, PlannedRow};
 use super::report::{Board, Reporter, describe};
 use super::settings::{BackendSettings, Settings};
 use crate::daemon::{Context, OwnedTask, Reload, spawn_owned};
-use crate::election::{Candidate, Options, Standing};
+use crate::election::{Candidate, Leadership, Options, Standing};
 use crate::error::{CommandError, CommandResult, Kind};
 use crate::model::{BackendName, CandidateId, ElectionName};
 use crate::store::SharedStore;
@@ -185,15 +185,23 @@ async fn lead_once(
     // A leader that was killed holds the key until its lease ends.
     let patience = options.ttl + Duration::from_secs(5);
     let candidate = Candidate::start(store.clone(), options);
-    let mut standing = candidate.standing();
-    let won = standing.wait_for(|standing| matches!(standing, Standing::Leader(_)));
-    let won = tokio::time::timeout(patience, won).await.is_ok();
+    let won = tokio::time::timeout(patience, leads(&candidate)).await;
     let result = match won {
-        true => once(store, settings, Some(&candidate)).await,
-        false => Err(not_leading(&settings.name, &candidate.standing().borrow())),
+        Ok(Some(leadership)) => once(store, settings, Some(&leadership)).await,
+        _ => Err(not_leading(&settings.name, &candidate.standing().borrow())),
     };
     candidate.resign().await;
     result
+}
+
+/// Waits until the candidate leads.
+async fn leads(candidate: &Candidate) -> Option<Leadership> {
+    let mut standing = candidate.standing();
+    let won = standing.wait_for(|standing| matches!(standing, Standing::Leader(_))).await;
+    match won.as_deref() {
+        Ok(Standing::Leader(leadership)) => Some(leadership.clone()),
+        _ => None,
+    }
 }
 
 fn not_leading(backend: &BackendName, standing: &Standing) -> CommandError {
@@ -210,53 +218,68 @@ fn not_leading(backend: &BackendName, standing: &Standing) -> CommandError {
     }
 }
 
-/// Passes until nothing is left to write now. Without a candidate nothing is written.
+fn replaced(backend: &BackendName) -> CommandError {
+    let message = format!(
+        "lost the leadership of backend {backend} before all of its plan was known to be written"
+    );
+    CommandError::msg(Kind::Race, message)
+        .hint("what is written stays; run it again, and it plans anew from there")
+}
+
+/// Passes until nothing is left to write now. Without a leadership nothing is written.
 async fn once(
     store: SharedStore,
     settings: BackendSettings,
-    candidate: Option<&Candidate>,
+    leadership: Option<&Leadership>,
 ) -> CommandResult<PlannedBackend> {
     let name = settings.name.clone();
     let mut why = "the store has not answered yet".to_owned();
-    let mut written = None;
+    let mut planned = None;
+    // Whether the leadership has no work left, as far as is known.
+    let mut done = false;
     let passes = async {
         let mut backend = Backend::open(store, settings).await;
         let mut reporter = Reporter::silent(backend.name().clone());
-        if candidate.is_none() {
-            backend.look_at_hsdo();
+        match leadership {
+            Some(_) => backend.lead_hsdo(leadership),
+            None => backend.look_at_hsdo(),
         }
         loop {
-            let leadership = candidate.and_then(Candidate::leadership);
-            if candidate.is_some() {
-                backend.lead_hsdo(leadership.as_ref());
-            }
-            let pass = backend.pass(leadership.as_ref(), &mut reporter).await;
+            let pass = backend.pass(leadership, &mut reporter).await;
             let wake = backend.next_wake(&pass);
             match pass {
                 Pass::Settled(plan) => match backend.source_error() {
                     Some(error) => return Err(CommandError::msg(Kind::Failed, error)),
-                    None if candidate.is_some() && !backend.hsdo_shows_it() => {
+                    None if leadership.is_some() && !backend.hsdo_shows_it() => {
                         why = "HSDO's table does not show the backend's yet".to_owned();
+                        done = false;
                     }
-                    None if candidate.is_some() && plan.is_empty() => {
-                        return Ok((written.take().unwrap_or(plan), Vec::new()));
+                    None if leadership.is_some() => {
+                        return Ok((planned.take().unwrap_or(plan), Vec::new()));
                     }
-                    None if candidate.is_some() => return Ok((plan, Vec::new())),
                     None => match backend.hsdo_writes(&plan) {
                         Some(rows) => return Ok((plan, rows)),
                         None => why = "HSDO's table has not answered yet".to_owned(),
                     },
                 },
                 Pass::Blind(reason) => why = reason.to_owned(),
-                Pass::Busy(plan) => {
+                Pass::Written(plan) => {
                     why = "the table keeps changing".to_owned();
-                    written.get_or_insert(plan);
+                    planned.get_or_insert(plan);
+                    done = true;
+                }
+                Pass::Waiting(plan) => {
+                    why = "the table keeps changing".to_owned();
+                    planned.get_or_insert(plan);
+                    done = false;
                 }
             }
             if let Some(trouble) = backend.hsdo_trouble() {
                 why = trouble;
             }
             tokio::select! {
+                biased;
+                () = lost(leadership), if !done => return Err(replaced(&name)),
                 heard = backend.hear() => heard?,
                 () = tokio::time::sleep(wake) => {}
             }
@@ -267,4 +290,146 @@ async fn once(
     let (plan, rows) = passed.map_err(late)??;
     let hsdo_rows = rows.iter().map(PlannedRow::of).collect();
     Ok(PlannedBackend { plan, hsdo_rows, backend: name.clone() })
+}
+
+/// Waits until a leadership, if there is one, is lost.
+async fn lost(leadership: Option<&Leadership>) {
+    match leadership {
+        Some(leadership) => leadership.lost.cancelled().await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::config::{Flags, Reader};
+    use crate::election::LeaderRecord;
+    use crate::model::keys;
+    use crate::store::{
+        Commit, Entry, Key, Lease, LeaseId, Listing, MemoryStore, Prefix, Result, Store, Txn,
+        Watch, WatchEvent,
+    };
+
+    /// The store of a leader that another copy replaces once a part of its plan is written. What is
+    /// written shows up when the leader has heard of that.
+    #[derive(Debug)]
+    struct TakenOver {
+        inner: MemoryStore,
+        leadership: Leadership,
+        taken: AtomicBool,
+    }
+
+    impl TakenOver {
+        async fn take_over(&self) -> Result<()> {
+            let leader = || self.leadership.key.clone();
+            let other = LeaderRecord { id: "other".to_owned(), since: None }.to_value();
+            let _deleted = self.inner.commit(Txn::new().delete(leader())).await?;
+            self.inner.commit(Txn::new().put(leader(), other)).await.map(|_| ())
+        }
+    }
+
+    #[async_trait]
+    impl Store for TakenOver {
+        fn name(&self) -> &'static str {
+            "taken over"
+        }
+
+        async fn get(&self, key: &Key) -> Result<Option<Entry>> {
+            self.inner.get(key).await
+        }
+
+        async fn list(&self, prefix: &Prefix) -> Result<Listing> {
+            self.inner.list(prefix).await
+        }
+
+        async fn commit(&self, txn: Txn) -> Result<Commit> {
+            let commit = self.inner.commit(txn).await?;
+            if !self.taken.swap(true, Ordering::Relaxed) {
+                self.take_over().await?;
+            }
+            Ok(commit)
+        }
+
+        async fn watch(&self, prefix: &Prefix) -> Result<Watch> {
+            let (events, lost) = (self.inner.watch(prefix).await?, self.leadership.lost.clone());
+            Ok(Watch::new(events.then(move |event| {
+                let lost = lost.clone();
+                async move {
+                    if matches!(event, WatchEvent::Changed(_)) {
+                        lost.cancelled().await;
+                    }
+                    event
+                }
+            })))
+        }
+
+        async fn grant(&self, ttl: Duration) -> Result<Lease> {
+            self.inner.grant(ttl).await
+        }
+
+        async fn keep_alive(&self, lease: LeaseId) -> Result<Duration> {
+            self.inner.keep_alive(lease).await
+        }
+
+        async fn revoke(&self, lease: LeaseId) -> Result<()> {
+            self.inner.revoke(lease).await
+        }
+    }
+
+    /// A backend with so many servers in a file.
+    fn web(folder: &Path, servers: u16) -> BackendSettings {
+        let (list, file) = (folder.join("web.json"), folder.join("lbctl.toml"));
+        let addresses: Vec<_> = (1..=servers).map(|port| format!("127.0.0.1:{port}")).collect();
+        std::fs::write(&list, serde_json::to_vec(&addresses).unwrap()).unwrap();
+        std::fs::write(&file, "").unwrap();
+        let flags = Flags::new()
+            .set("store.url", "--store", Some("memory:"))
+            .set("discover.backend", "--backend", Some("web"))
+            .set("discover.source", "--source", Some(format!("file:{}", list.display())))
+            .set("discover.slots", "--slots", Some(servers));
+        let mut reader = Reader::load(Some(&file), [], flags).unwrap();
+        let mut settings = Settings::read(&mut reader);
+        reader.finish().unwrap();
+        settings.backends.remove(0)
+    }
+
+    /// What a single pass that is replaced in between comes to, and how many servers are in the
+    /// table then.
+    async fn replaced_pass(servers: u16) -> (CommandResult<usize>, usize) {
+        let (folder, inner) = (tempfile::tempdir().unwrap(), MemoryStore::new());
+        let settings = web(folder.path(), servers);
+        let slots = keys::slots(&settings.name);
+        let options = election(&settings.name, &"a".parse().unwrap(), Duration::from_secs(10));
+        let candidate = Candidate::start(Arc::new(inner.clone()), options);
+        let leadership = leads(&candidate).await.unwrap();
+        let taken = AtomicBool::new(false);
+        let store = TakenOver { inner: inner.clone(), leadership: leadership.clone(), taken };
+        let planned = once(Arc::new(store), settings, Some(&leadership)).await;
+        let written = inner.list(&slots).await.unwrap().entries.len();
+        (planned.map(|planned| planned.plan.actions.len()), written)
+    }
+
+    #[tokio::test]
+    async fn a_single_pass_that_is_replaced_in_the_middle_of_its_plan_has_lost_a_race() {
+        let servers = 40;
+        let (planned, written) = replaced_pass(servers).await;
+        let error = planned.unwrap_err();
+        assert_eq!(error.kind(), Kind::Race, "{error:?}");
+        let message = format!("{error:?}");
+        assert!(message.contains("lost the leadership of backend web before"), "{message}");
+        assert!((1..usize::from(servers)).contains(&written), "{written} are written");
+    }
+
+    #[tokio::test]
+    async fn a_single_pass_that_is_replaced_once_its_plan_is_written_has_done_its_work() {
+        let (planned, written) = replaced_pass(3).await;
+        assert_eq!((planned.unwrap(), written), (3, 3));
+    }
 }
