@@ -278,7 +278,7 @@ fn watch_leader(store: SharedStore, key: Key) -> (mpsc::Receiver<Input>, OwnedTa
 
 fn news_of(key: &Key, event: WatchEvent) -> Option<Input> {
     match event {
-        WatchEvent::Reset(Listing { revision, entries }) => {
+        WatchEvent::Reset(Listing { revision, entries, .. }) => {
             let found = entries.into_iter().find(|entry| entry.key == *key);
             Some(found.map_or(Input::Gone(revision), |entry| Input::Seen(holder(entry))))
         }

@@ -9,6 +9,7 @@ mod address;
 pub(crate) mod fuzzing;
 mod key;
 pub mod keys;
+mod life;
 mod name;
 mod ramp;
 mod revision;
@@ -19,6 +20,7 @@ mod weight;
 
 pub use address::{AddressError, ServerAddress};
 pub use key::{Key, KeyError, Prefix};
+pub use life::StoreLife;
 pub use name::{
     BackendName, CandidateId, ElectionName, EndpointId, HaproxyName, Label, NameError, ServerName,
     ServerPrefix,

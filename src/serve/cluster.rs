@@ -142,7 +142,7 @@ pub async fn follow(store: SharedStore, id: EndpointId, own: Key, others: watch:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Error, ErrorKind, Listing, Revision};
+    use crate::store::{Error, ErrorKind, Listing, Revision, StoreLife};
 
     fn key(text: &str) -> Key {
         text.parse().unwrap()
@@ -173,7 +173,8 @@ mod tests {
         assert_eq!(clients(&mut tally, vec![put("serve/c/1", r#"{"clients":5,"new":1}"#)]), 7);
         let gone = Change::Delete { key: key("serve/b/1"), revision: Revision(3) };
         assert_eq!(clients(&mut tally, vec![gone]), 5);
-        let listing = Listing { revision: Revision(4), entries: vec![] };
+        let life = StoreLife::default();
+        let listing = Listing { life, revision: Revision(4), entries: vec![] };
         assert_eq!(tally.take(&WatchEvent::Reset(listing)), Others::Clients(0));
     }
 

@@ -9,12 +9,12 @@ use tokio::time::Instant;
 
 use super::{
     Change, Commit, Entry, Error, ErrorKind, Guard, Key, Lease, LeaseId, Listing, MAX_TTL, Prefix,
-    Result, Revision, Store, Txn, Watch, WatchEvent, Write,
+    Result, Revision, Store, StoreLife, Txn, Watch, WatchEvent, Write,
 };
 
 /// A store in this process's memory, for tests and trials. Clones share their data. Time is
 /// tokio's, so that a test with a paused clock decides when a lease ends.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct MemoryStore {
     state: Arc<Mutex<State>>,
     /// Tells watchers, which end leases at their deadlines, of a new lease.
@@ -23,6 +23,7 @@ pub struct MemoryStore {
 
 #[derive(Debug, Default)]
 struct State {
+    life: StoreLife,
     revision: u64,
     last_lease: u64,
     entries: BTreeMap<Key, Entry>,
@@ -44,7 +45,8 @@ struct Watcher {
 
 impl MemoryStore {
     pub fn new() -> Self {
-        Self::default()
+        let state = State { life: StoreLife::random(), ..State::default() };
+        Self { state: Arc::new(Mutex::new(state)), granted: Arc::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -74,6 +76,12 @@ impl MemoryStore {
                 () = granted => {}
             }
         }
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -156,6 +164,7 @@ impl State {
 
     fn listing(&self, prefix: &Prefix) -> Listing {
         Listing {
+            life: self.life.clone(),
             revision: Revision(self.revision),
             entries: self.entries.values().filter(|e| prefix.contains(&e.key)).cloned().collect(),
         }

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `get`, `list` | linearizable; a listing is of one revision, in key order |
 //! | `commit` | all guards hold and all writes happen, at one new revision; or none |
-//! | `watch` | a `Reset`, then every later commit once, in order; a break shows as `Interrupted` and heals with a new `Reset` |
+//! | `watch` | a `Reset`, then every later commit once, in order; a break shows as `Interrupted` and heals with a new `Reset`, and so does a store that began another life |
 //! | `grant`, `keep_alive`, `revoke` | a lease's keys vanish when it ends; a dead lease is never revived |
 //!
 //! Every implementation and wrapper passes the whole suite in `tests/it/store/conformance.rs`.
@@ -36,7 +36,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::text;
 
-pub use crate::model::{Key, KeyError, Prefix, Revision};
+pub use crate::model::{Key, KeyError, Prefix, Revision, StoreLife};
 pub use dynamodb::DynamoStore;
 pub use error::{Error, ErrorKind, Result};
 pub use etcd::EtcdStore;
@@ -123,6 +123,8 @@ impl Entry {
 /// Every entry under a prefix, in key order, as of one revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listing {
+    /// Whose revision it is: another life of the store counts anew.
+    pub life: StoreLife,
     pub revision: Revision,
     pub entries: Vec<Entry>,
 }
@@ -162,6 +164,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// one, and no later `Reset` of a lower one. `Changed` has all that one commit changed under the
     /// prefix, in key order, at one revision. Between `Interrupted` and the next `Reset` there is no
     /// `Changed`.
+    ///
+    /// That holds within one life of the store. One that was lost, rebuilt or restored is found to
+    /// be so and shows as a `Reset` of another life, which may be of any revision; between the two,
+    /// no `Changed` mixes them. Where a store cannot say so, the `Reset` has a lower revision and
+    /// the same life. [`Mirror::rebirths`] counts both.
     async fn watch(&self, prefix: &Prefix) -> Result<Watch>;
 
     /// A lease of at least the given TTL, or of [`MAX_TTL`] where more was asked for.

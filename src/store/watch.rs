@@ -8,7 +8,7 @@ use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt as _};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::{Entry, Error, Key, Listing, Revision};
+use super::{Entry, Error, Key, Listing, Revision, StoreLife};
 use crate::daemon::spawn_owned;
 
 /// One key's change.
@@ -142,6 +142,8 @@ pub struct Mirror {
     watch: Watch,
     entries: BTreeMap<Key, Entry>,
     revision: Revision,
+    life: StoreLife,
+    rebirths: u64,
     loaded: bool,
     stale: Option<Error>,
 }
@@ -152,6 +154,8 @@ impl Mirror {
             watch,
             entries: BTreeMap::new(),
             revision: Revision::default(),
+            life: StoreLife::default(),
+            rebirths: 0,
             loaded: false,
             stale: None,
         }
@@ -162,6 +166,8 @@ impl Mirror {
         let event = self.watch.next_event().await;
         match &event {
             WatchEvent::Reset(listing) => {
+                self.rebirths += u64::from(self.is_reborn_by(listing));
+                self.life = listing.life.clone();
                 self.entries = listing.entries.iter().map(|e| (e.key.clone(), e.clone())).collect();
                 self.revision = listing.revision;
                 self.loaded = true;
@@ -185,6 +191,11 @@ impl Mirror {
         event
     }
 
+    fn is_reborn_by(&self, listing: &Listing) -> bool {
+        let lower = listing.revision < self.revision;
+        self.loaded && (lower || self.life.is_other(&listing.life))
+    }
+
     /// Waits until a first `Reset` has come in.
     pub async fn ready(&mut self) {
         while !self.loaded {
@@ -200,6 +211,17 @@ impl Mirror {
     /// The revision of the last event.
     pub fn revision(&self) -> Revision {
         self.revision
+    }
+
+    /// The life of the store that the entries are of.
+    pub fn life(&self) -> &StoreLife {
+        &self.life
+    }
+
+    /// How often the store has begun another life, or its revisions have gone back, under this
+    /// mirror: who remembers more than the entries forgets it when this grows.
+    pub fn rebirths(&self) -> u64 {
+        self.rebirths
     }
 
     /// Why the entries may be old; `None` while the watch is whole.
@@ -281,7 +303,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_listing_of_any_size_comes_through() {
         let entries = vec![entry(MAX_VALUE_LEN); 2 * AHEAD_BYTES / MAX_VALUE_LEN];
-        let listing = Listing { revision: Revision(1), entries };
+        let life = StoreLife::default();
+        let listing = Listing { life, revision: Revision(1), entries };
         let listings = stream::repeat(WatchEvent::Reset(listing)).take(2);
         let mut watch = Watch::driven(listings.chain(events(1)).chain(stream::pending()));
         for _ in 0..3 {

@@ -6,10 +6,10 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_dynamodb::types::{ConditionCheck, Delete, Put, TransactWriteItem, Update};
 
 use super::calls::Ask;
-use super::items::{self, Item, number};
+use super::items::{self, Head, Item, number};
 use super::{Shared, Values, leases};
 use crate::store::{
-    Change, Commit, Entry, ErrorKind, Guard, Key, LeaseId, Result, Revision, Txn, Write,
+    Change, Commit, Entry, ErrorKind, Guard, Key, LeaseId, Result, Revision, StoreLife, Txn, Write,
 };
 
 /// How many items one transaction may have.
@@ -27,7 +27,7 @@ pub(super) struct Writes(Vec<TransactWriteItem>);
 /// What a commit is decided on: items read one by one, which the commit's conditions tie together.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    pub head: u64,
+    pub head: Head,
     pub known: Known,
     /// Those of the leases that live.
     leases: BTreeSet<LeaseId>,
@@ -47,16 +47,17 @@ impl Shared {
                 let reason = format!("the lease {dead} has ended");
                 return Err(ask.error(ErrorKind::LeaseExpired, reason));
             }
-            let changes = changes(txn, &known, Revision(head + 1));
+            let next = Revision(head.revision + 1);
+            let changes = changes(txn, &known, next);
             if changes.is_empty() {
-                return Ok(Commit::Committed(Revision(head)));
+                return Ok(Commit::Committed(Revision(head.revision)));
             }
             let mut writes = Writes::default();
             for (lease, keys) in &leased {
                 writes.attach(self, ask, *lease, keys)?;
             }
-            if self.write(ask, head, &known, changes, writes).await? {
-                return Ok(Commit::Committed(Revision(head + 1)));
+            if self.write(ask, &head, &known, changes, writes).await? {
+                return Ok(Commit::Committed(next));
             }
             ask.take_turns().await?;
         }
@@ -91,14 +92,59 @@ impl Shared {
     pub(super) async fn write(
         &self,
         ask: &Ask,
-        head: u64,
+        head: &Head,
+        known: &Known,
+        changes: Vec<Change>,
+        writes: Writes,
+    ) -> Result<bool> {
+        let life = self.next_life(head);
+        let next = Head { revision: head.revision + 1, life };
+        self.write_to(ask, (head, next), known, changes, writes).await
+    }
+
+    /// Writes down another life of the store in a commit that changes nothing else; `false`, and
+    /// nothing was written, where this user may only read.
+    pub(super) async fn begin_life(&self, ask: &Ask, head: &Head) -> Result<bool> {
+        let _turn = self.committing.lock().await;
+        let life = match head.life.is_unknown() {
+            true => self.next_life(head),
+            false => StoreLife::random(),
+        };
+        let heads = (head, Head { revision: head.revision + 1, life });
+        let (known, writes) = (Known::new(), Writes::default());
+        match self.write_to(ask, heads, &known, Vec::new(), writes).await {
+            // Somebody was quicker where nothing was written.
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::Denied => {
+                tracing::debug!(%error, "cannot write down which life of the store this is");
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The life that a commit behind this head is of. An lbctl of before leaves it out of the head:
+    /// then it is the one that was known.
+    fn next_life(&self, head: &Head) -> StoreLife {
+        if !head.life.is_unknown() {
+            return head.life.clone();
+        }
+        let known = self.head().as_ref().map(|(_, known)| known.life.clone());
+        let known = known.filter(|life| head.revision > 0 && !life.is_unknown());
+        known.unwrap_or_else(StoreLife::random)
+    }
+
+    async fn write_to(
+        &self,
+        ask: &Ask,
+        (head, next): (&Head, Head),
         known: &Known,
         changes: Vec<Change>,
         mut writes: Writes,
     ) -> Result<bool> {
         let commit = uuid::Uuid::new_v4().to_string();
-        let revision = head + 1;
-        writes.move_head(self, ask, head)?;
+        let revision = next.revision;
+        writes.put(self, ask, self.place.head(&next), Some(at_head(head.revision)))?;
         for item in self.place.log_items(revision, &commit, &changes) {
             writes.put(self, ask, item, None)?;
         }
@@ -117,7 +163,7 @@ impl Shared {
                     self.leases.note(entry);
                 }
             });
-            self.saw_head(revision);
+            self.saw_head(next);
             self.moved.notify_waiters();
         }
         Ok(written)
@@ -243,10 +289,6 @@ impl Writes {
             .map_err(|error| ask.error(ErrorKind::Unsupported, error))?;
         self.0.push(TransactWriteItem::builder().update(update).build());
         Ok(())
-    }
-
-    fn move_head(&mut self, shared: &Shared, ask: &Ask, head: u64) -> Result<()> {
-        self.put(shared, ask, shared.place.head(head + 1), Some(at_head(head)))
     }
 
     fn change(

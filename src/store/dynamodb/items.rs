@@ -3,7 +3,7 @@
 //! | partition key `pk` | sort key `sk` | holds |
 //! |---|---|---|
 //! | `entries:/PREFIX` | the key | `data`, `created`, `modified`, `lease` |
-//! | `head:/PREFIX` | `head` | `revision`: that of the last commit |
+//! | `head:/PREFIX` | `head` | `revision`: that of the last commit; `life` of the store, which an lbctl of before leaves out |
 //! | `log:/PREFIX` | revision and part | `changes` of that commit, the `commit` that made them, `parts`; `expires` |
 //! | `lease:/PREFIX:ID` | `lease` | `ttl_ms`, `renewals`, `held`: the keys put on it; `ended` |
 //!
@@ -17,7 +17,7 @@ use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 use bytes::Bytes;
 
-use crate::store::{Change, Entry, Key, LeaseId, Prefix, Revision};
+use crate::store::{Change, Entry, Key, LeaseId, Prefix, Revision, StoreLife};
 
 pub(super) type Item = HashMap<String, AttributeValue>;
 
@@ -35,6 +35,14 @@ const LOG_KEPT: Duration = Duration::from_secs(3600);
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     prefix: Prefix,
+}
+
+/// How far the store has come.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Head {
+    /// That of the last commit.
+    pub revision: u64,
+    pub life: StoreLife,
 }
 
 /// A lease as stored.
@@ -86,8 +94,9 @@ impl Place {
         item_key(self.log(), &log_sort(revision, part))
     }
 
-    pub(super) fn head(&self, revision: u64) -> Item {
-        with(self.head_key(), [("revision", number(revision))])
+    pub(super) fn head(&self, head: &Head) -> Item {
+        let attributes = [("revision", number(head.revision)), ("life", text(head.life.as_str()))];
+        with(self.head_key(), attributes)
     }
 
     pub(super) fn entry(&self, entry: &Entry) -> Item {
@@ -137,8 +146,10 @@ pub(super) fn read_entry(item: &Item) -> Option<Entry> {
     entry_of(item, "sk")
 }
 
-pub(super) fn read_head(item: &Item) -> Option<u64> {
-    read_number(item, "revision")
+pub(super) fn read_head(item: &Item) -> Option<Head> {
+    let life = item.get("life").and_then(|life| life.as_s().ok());
+    let life = life.map(StoreLife::new).unwrap_or_default();
+    Some(Head { revision: read_number(item, "revision")?, life })
 }
 
 pub(super) fn read_lease(item: &Item) -> Option<LeaseItem> {

@@ -190,16 +190,16 @@ impl Shared {
             values.push((":ended", number(1)));
             writes.update(self, ask, key, "SET ended = :ended", (condition, values))?;
         }
-        let revision = Revision(head + 1);
+        let revision = Revision(head.revision + 1);
         let changes: Vec<Change> =
             known.keys().map(|key| Change::Delete { key: key.clone(), revision }).collect();
         if changes.is_empty() {
             // No key may come to it meanwhile: that would move the head.
-            writes.check(self, ask, self.place.head_key(), at_head(head))?;
+            writes.check(self, ask, self.place.head_key(), at_head(head.revision))?;
             let token = uuid::Uuid::new_v4().to_string();
             self.transact(ask, writes, &token, None).await
         } else {
-            self.write(ask, head, &known, changes, writes).await
+            self.write(ask, &head, &known, changes, writes).await
         }
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use super::Shared;
 use super::calls::Ask;
-use super::items::{self, LogPart};
+use super::items::{self, Head, LogPart};
 use crate::store::{Change, Entry, ErrorKind, Key, Listing, Prefix, Result, Revision};
 
 /// How many commits before the first look are played too: those whose items may still be on their
@@ -32,7 +32,7 @@ impl Shared {
 
     /// `None` if the log did not have every commit that came meanwhile.
     async fn try_list(&self, ask: &Ask, prefix: &Prefix) -> Result<Option<Listing>> {
-        let before = self.read_head(ask, true).await?;
+        let before = self.read_head(ask, true).await?.revision;
         let found = self.table.query_prefix(ask, &self.place.entries(), &prefix.start()).await?;
         let mut entries: BTreeMap<Key, Entry> = BTreeMap::new();
         for item in &found {
@@ -41,10 +41,14 @@ impl Shared {
         }
         let keys = vec![self.place.head_key(), self.place.log_key(before, 0)];
         let settled = self.table.get_together(ask, keys).await?;
-        let after = match settled.first() {
+        let head = match settled.first() {
             Some(Some(head)) => items::read_head(head).ok_or_else(|| ask.corrupt("the head"))?,
-            _ => 0,
+            _ => Head::default(),
         };
+        if head.life.is_unknown() && self.begin_life(ask, &head).await? {
+            return Ok(None);
+        }
+        let after = head.revision;
         let logged = matches!(settled.get(1), Some(Some(_)));
         let from = before.saturating_sub(RECENT);
         let commits = items::whole_commits(self.read_log(ask, from, after).await?);
@@ -58,7 +62,7 @@ impl Shared {
         }
         entries.values().for_each(|entry| self.leases.note(entry));
         let entries = entries.into_values().collect();
-        Ok(Some(Listing { revision: Revision(after), entries }))
+        Ok(Some(Listing { life: head.life, revision: Revision(after), entries }))
     }
 
     /// What the log has behind one revision and up to another.

@@ -28,7 +28,7 @@ use tokio::sync::{Mutex, Notify};
 use tokio::time::Instant;
 
 use self::calls::{ATTEMPT, Table};
-use self::items::{Place, number};
+use self::items::{Head, Place, number};
 use self::leases::Seen;
 use super::url::DynamoUrl;
 use super::{
@@ -70,7 +70,7 @@ struct Shared {
     /// Between two looks at the head.
     poll: Duration,
     /// The last that is known of the head: from a look, or a commit of this process.
-    head: std::sync::Mutex<Option<(Instant, u64)>>,
+    head: std::sync::Mutex<Option<(Instant, Head)>>,
     /// One look at the head at a time.
     looking: Mutex<()>,
     /// Told of every commit of this process.
@@ -116,11 +116,10 @@ pub(crate) async fn config_at(place: &aws::Place) -> SdkConfig {
 }
 
 impl Shared {
-    /// The revision of the last commit that is known by everybody.
-    async fn read_head(&self, ask: &Ask, consistent: bool) -> Result<u64> {
+    async fn read_head(&self, ask: &Ask, consistent: bool) -> Result<Head> {
         match self.table.get(ask, self.place.head_key(), consistent).await? {
             Some(item) => items::read_head(&item).ok_or_else(|| ask.corrupt("the head")),
-            None => Ok(0),
+            None => Ok(Head::default()),
         }
     }
 

@@ -8,6 +8,7 @@ use futures::stream;
 use tokio::time::Instant;
 
 use super::calls::Ask;
+use super::items::Head;
 use super::{DynamoStore, Shared, items};
 use crate::daemon::Backoff;
 use crate::store::{Change, Prefix, Result, Watch, WatchEvent};
@@ -44,8 +45,8 @@ pub(super) fn start(store: DynamoStore, prefix: Prefix) -> Watch {
 struct Watcher {
     store: DynamoStore,
     prefix: Prefix,
-    /// The revision up to which everything was said; `None` when a listing must come first.
-    position: Option<u64>,
+    /// Up to where everything was said; `None` when a listing must come first.
+    position: Option<Head>,
     pending: VecDeque<WatchEvent>,
     /// Whether the break that is on was said already.
     interrupted: bool,
@@ -62,7 +63,7 @@ impl Watcher {
             if let Some(event) = self.pending.pop_front() {
                 return event;
             }
-            let step = match self.position {
+            let step = match self.position.clone() {
                 None => self.list().await,
                 Some(position) => self.follow(position).await,
             };
@@ -81,29 +82,44 @@ impl Watcher {
         }
         let ask = Ask::new("watch", &self.prefix);
         let listing = self.store.shared.list(&ask, &self.prefix).await?;
-        self.position = Some(listing.revision.0);
+        self.position = Some(Head { revision: listing.revision.0, life: listing.life.clone() });
         (self.interrupted, self.gap, self.wait) = (false, None, Duration::ZERO);
         self.pending.push_back(WatchEvent::Reset(listing));
         Ok(())
     }
 
     /// Waits for the head to move, and says what moved it.
-    async fn follow(&mut self, position: u64) -> Result<()> {
+    async fn follow(&mut self, position: Head) -> Result<()> {
         let shared = &self.store.shared;
-        self.rest(position).await;
+        self.rest(position.revision).await;
         self.wait = next_wait(self.wait, shared.poll);
         let ask = Ask::new("watch", &self.prefix);
         let head = shared.recent_head(&ask, self.wait / 2).await?;
-        if head < position && shared.read_head(&ask, true).await? < position {
-            tracing::warn!(position, head, "the store went back: was its table restored?");
-            self.position = None;
+        if !position.leads_to(&head) {
+            // That look may have been an old one.
+            let head = shared.read_head(&ask, true).await?;
+            return match position.leads_to(&head) {
+                true => Ok(()),
+                false => self.begin_anew(&ask, &position, &head).await,
+            };
+        }
+        if head.revision <= position.revision {
             return Ok(());
         }
-        if head <= position {
-            return Ok(());
+        let parts = shared.read_log(&ask, position.revision, head.revision).await?;
+        self.say(position, head.revision, items::whole_commits(parts));
+        Ok(())
+    }
+
+    /// The store was lost, or an older one was put in its place.
+    async fn begin_anew(&mut self, ask: &Ask, position: &Head, head: &Head) -> Result<()> {
+        let (known, found) = (position.revision, head.revision);
+        tracing::warn!(known, found, "the store went back: was its table restored?");
+        // An older copy brings its life along, which must not pass for the one that was known.
+        if !position.life.is_other(&head.life) {
+            self.store.shared.begin_life(ask, head).await?;
         }
-        let parts = shared.read_log(&ask, position, head).await?;
-        self.say(position, head, items::whole_commits(parts));
+        self.position = None;
         Ok(())
     }
 
@@ -111,7 +127,7 @@ impl Watcher {
     async fn rest(&self, position: u64) {
         let shared = &self.store.shared;
         let moved = shared.moved.notified();
-        let has_moved = shared.head().is_some_and(|(_, head)| head > position);
+        let has_moved = shared.head().as_ref().is_some_and(|(_, head)| head.revision > position);
         // What the log lacks still is not there at once.
         if has_moved && self.gap.is_none() {
             return;
@@ -125,11 +141,11 @@ impl Watcher {
     /// Takes in every commit up to the first that is missing.
     fn say(
         &mut self,
-        position: u64,
+        position: Head,
         head: u64,
         mut commits: std::collections::BTreeMap<u64, Vec<Change>>,
     ) {
-        let mut said = position;
+        let mut said = position.revision;
         while let Some(mut changes) = commits.remove(&(said + 1)) {
             said += 1;
             changes.retain(|change| self.prefix.contains(change.key()));
@@ -142,11 +158,11 @@ impl Watcher {
                 self.pending.push_back(WatchEvent::Changed(changes));
             }
         }
-        self.position = Some(said);
+        self.position = Some(Head { revision: said, life: position.life });
         self.wait = self.store.shared.poll / BUSY;
         if said == head {
             self.gap = None;
-        } else if said > position {
+        } else if said > position.revision {
             self.gap = Some(Instant::now());
         } else if self.gap.get_or_insert_with(Instant::now).elapsed() > GAP {
             tracing::debug!(said, head, "the log has a gap: listing anew");
@@ -165,41 +181,49 @@ fn next_wait(wait: Duration, poll: Duration) -> Duration {
     }
 }
 
+impl Head {
+    /// Whether a store that had this head may have the other one later.
+    fn leads_to(&self, later: &Self) -> bool {
+        later.revision >= self.revision && !self.life.is_other(&later.life)
+    }
+}
+
 impl Shared {
     /// The head as of a look that is younger than this. Several watches of one handle share looks.
-    async fn recent_head(&self, ask: &Ask, age: Duration) -> Result<u64> {
+    async fn recent_head(&self, ask: &Ask, age: Duration) -> Result<Head> {
         let _turn = self.looking.lock().await;
-        if let Some((at, head)) = *self.head()
+        if let Some((at, head)) = &*self.head()
             && at.elapsed() < age
         {
-            return Ok(head);
+            return Ok(head.clone());
         }
         let started = Instant::now();
         let mut head = self.read_head(ask, false).await?;
         let mut known = self.head();
-        if let Some((at, committed)) = *known
-            && at > started
+        if let Some((at, committed)) = &*known
+            && *at > started
+            && head.leads_to(committed)
         {
-            head = head.max(committed);
+            head = committed.clone();
         }
-        let before = known.replace((Instant::now(), head));
+        let before = known.replace((Instant::now(), head.clone()));
         // The other watches of the handle need not find out by themselves, which could take as long
         // again.
-        if before.is_none_or(|(_, before)| before < head) {
+        if before.is_none_or(|(_, before)| before != head) {
             self.moved.notify_waiters();
         }
         Ok(head)
     }
 
     /// A commit of this process moved the head.
-    pub(super) fn saw_head(&self, revision: u64) {
+    pub(super) fn saw_head(&self, head: Head) {
         let mut known = self.head();
-        if known.is_none_or(|(_, head)| head < revision) {
-            *known = Some((Instant::now(), revision));
+        if known.as_ref().is_none_or(|(_, known)| !head.leads_to(known)) {
+            *known = Some((Instant::now(), head));
         }
     }
 
-    fn head(&self) -> MutexGuard<'_, Option<(Instant, u64)>> {
+    pub(super) fn head(&self) -> MutexGuard<'_, Option<(Instant, Head)>> {
         self.head.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -294,7 +318,7 @@ mod tests {
         Watcher {
             store: store.clone(),
             prefix: Prefix::root(),
-            position: Some(0),
+            position: Some(Head::default()),
             pending: VecDeque::new(),
             interrupted: false,
             wait,

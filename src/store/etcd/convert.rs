@@ -26,6 +26,11 @@ impl Keyspace {
         format!("{}{key}", self.start).into_bytes()
     }
 
+    /// Where the store's life is kept: no key of the store is there, see [`Self::key`].
+    pub(super) fn life(&self) -> Vec<u8> {
+        format!("{}/life", self.start).into_bytes()
+    }
+
     /// The first key under a prefix, and the first one behind all of them.
     pub(super) fn range(&self, prefix: &Prefix) -> (Vec<u8>, Vec<u8>) {
         let start = format!("{}{}", self.start, prefix.start()).into_bytes();

@@ -4,6 +4,7 @@
 //! changes nothing (it deletes absent keys) answers the newest revision without making a new one.
 
 mod convert;
+mod life;
 mod members;
 mod trouble;
 mod watch;
@@ -182,9 +183,11 @@ impl Shared {
             entries.extend(reply.kvs().iter().filter_map(|kv| self.keyspace.entry(kv)));
             match reply.kvs().last() {
                 Some(last) if reply.more() => from = [last.key(), b"\0"].concat(),
-                Some(_) | None => return Ok(Some(Listing { revision, entries })),
+                Some(_) | None => break,
             }
         }
+        let life = self.life(&ask, revision).await?;
+        Ok(life.map(|life| Listing { life, revision, entries }))
     }
 
     async fn granted_ttl(&self, lease: LeaseId) -> Result<Duration> {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::failure::{Failure, Outcome};
-use crate::store::{Guard, LeaseId, Prefix, Write};
+use crate::store::{Guard, LeaseId, Prefix, StoreLife, Write};
 
 /// How much of the past is kept for watchers.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +45,13 @@ pub(super) enum Logged {
 pub(super) fn head(db: &Connection) -> Outcome<(i64, i64)> {
     let mut statement = db.prepare_cached("SELECT revision, trimmed FROM meta")?;
     Ok(statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?)
+}
+
+/// Which life of the store this is.
+pub(super) fn life(db: &Connection) -> Outcome<StoreLife> {
+    let text: String =
+        db.prepare_cached("SELECT life FROM meta")?.query_row([], |row| row.get(0))?;
+    Ok(StoreLife::new(text))
 }
 
 pub(super) fn get(db: &Connection, key: &str) -> Outcome<Option<Stored>> {

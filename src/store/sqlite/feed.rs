@@ -6,7 +6,7 @@ use super::data::{self, Logged, Stored};
 use super::database::Database;
 use super::failure::Outcome;
 use super::keys::KeyScope;
-use crate::store::{Change, Error, Prefix, WatchEvent};
+use crate::store::{Change, Error, Prefix, StoreLife, WatchEvent};
 
 /// Who watches, and how far everybody has come.
 #[derive(Debug, Default)]
@@ -42,6 +42,7 @@ pub(super) enum State {
 
 /// What is new, read at one revision.
 struct News {
+    life: StoreLife,
     head: i64,
     next_end: Option<i64>,
     /// `None`: the log does not go back as far as the position.
@@ -109,7 +110,8 @@ impl Feed {
                 listings.push((place, data::list(db, &subscriber.whole)?));
             }
         }
-        Ok(News { head, next_end: data::next_end(db)?, changes, listings })
+        let life = data::life(db)?;
+        Ok(News { life, head, next_end: data::next_end(db)?, changes, listings })
     }
 
     fn tell(&mut self, news: News) {
@@ -125,7 +127,7 @@ impl Feed {
         }
         for (place, listing) in news.listings {
             if let Some(subscriber) = self.subscribers.get_mut(place) {
-                subscriber.reset(news.head, listing);
+                subscriber.reset(news.life.clone(), news.head, listing);
             }
         }
         self.position = news.head;
@@ -163,8 +165,8 @@ impl Subscriber {
         }
     }
 
-    fn reset(&mut self, head: i64, listing: Vec<Stored>) {
-        match self.scope.listing(head, listing) {
+    fn reset(&mut self, life: StoreLife, head: i64, listing: Vec<Stored>) {
+        match self.scope.listing(life, head, listing) {
             Ok(listing) => {
                 let before = self.state;
                 self.state = State::Live;

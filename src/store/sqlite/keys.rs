@@ -1,6 +1,6 @@
 use super::data::{Logged, Stored};
 use super::failure::{Failure, Outcome};
-use crate::store::{Change, Entry, Key, LeaseId, Listing, Prefix, Revision};
+use crate::store::{Change, Entry, Key, LeaseId, Listing, Prefix, Revision, StoreLife};
 
 /// Turns stored keys, with the store's prefix, into keys without it, and back.
 #[derive(Debug, Clone)]
@@ -26,9 +26,14 @@ impl KeyScope {
         })
     }
 
-    pub(super) fn listing(&self, head: i64, stored: Vec<Stored>) -> Outcome<Listing> {
+    pub(super) fn listing(
+        &self,
+        life: StoreLife,
+        head: i64,
+        stored: Vec<Stored>,
+    ) -> Outcome<Listing> {
         let entries = stored.into_iter().map(|s| self.entry(s)).collect::<Outcome<_>>()?;
-        Ok(Listing { revision: revision(head), entries })
+        Ok(Listing { life, revision: revision(head), entries })
     }
 
     pub(super) fn change(&self, logged: &Logged) -> Outcome<Change> {

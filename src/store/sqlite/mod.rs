@@ -140,9 +140,9 @@ impl Store for SqliteStore {
     async fn list(&self, prefix: &Prefix) -> Result<Listing> {
         let (scope, whole) = (self.scope.clone(), self.scope.stored_prefix(prefix));
         self.call("list", prefix, move |database| {
-            let (head, stored) =
-                database.read(|db| Ok((data::head(db)?.0, data::list(db, &whole)?)))?;
-            scope.listing(head, stored)
+            let (life, head, stored) = database
+                .read(|db| Ok((data::life(db)?, data::head(db)?.0, data::list(db, &whole)?)))?;
+            scope.listing(life, head, stored)
         })
         .await
     }

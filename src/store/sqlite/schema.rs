@@ -7,7 +7,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 
 use super::failure::{Failure, Outcome};
 use super::file;
-use crate::store::ErrorKind;
+use crate::store::{ErrorKind, StoreLife};
 
 /// `lbct`, in the header of every database of ours.
 const APPLICATION_ID: i32 = 0x6c62_6374;
@@ -22,7 +22,8 @@ const BUSY_DEADLINE: Duration = Duration::from_secs(5);
 const WAL_LIMIT: i64 = 8 * 1024 * 1024;
 
 /// `changes.value` is null for a deletion. Every change up to `meta.trimmed` is gone. `leases.ends`
-/// counts milliseconds of the host's boot clock, and holds for one boot only: `meta.boot`.
+/// counts milliseconds of the host's boot clock, and holds for one boot only: `meta.boot`. `meta`
+/// has one more column, `life`: see [`begin_life`].
 const SCHEMA: &str = "
     CREATE TABLE meta (
         only INTEGER PRIMARY KEY CHECK (only = 1),
@@ -82,6 +83,7 @@ pub(super) fn connect(path: &Path) -> Outcome<Connection> {
     if fresh {
         create(&mut connection)?;
     }
+    begin_life(&mut connection)?;
     end_leases_of_another_boot(&mut connection)?;
     Ok(connection)
 }
@@ -139,6 +141,24 @@ fn create(connection: &mut Connection) -> Outcome<()> {
         txn.execute_batch(SCHEMA)?;
         txn.pragma_update(None, "application_id", APPLICATION_ID)?;
         txn.pragma_update(None, "user_version", VERSION)?;
+    }
+    txn.commit().map_err(Failure::of_commit)
+}
+
+/// Writes down which life of the store this is, unless that was done. The first format had no place
+/// for it, and a program that knows no other leaves the column alone.
+fn begin_life(connection: &mut Connection) -> Outcome<()> {
+    let known = |txn: &Connection| -> Outcome<bool> {
+        let there = "SELECT 1 FROM pragma_table_info('meta') WHERE name = 'life'";
+        Ok(txn.prepare(there)?.exists([])?)
+    };
+    if known(connection)? {
+        return Ok(());
+    }
+    let txn = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if !known(&txn)? {
+        txn.execute("ALTER TABLE meta ADD COLUMN life TEXT NOT NULL DEFAULT ''", [])?;
+        txn.execute("UPDATE meta SET life = ?1", [StoreLife::random().as_str()])?;
     }
     txn.commit().map_err(Failure::of_commit)
 }

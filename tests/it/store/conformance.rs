@@ -3,6 +3,7 @@
 
 mod commits;
 mod leases;
+mod life;
 mod limits;
 mod observer;
 mod watches;
@@ -14,6 +15,7 @@ use lbctl::store::{Commit, Entry, Key, Prefix, Revision, SharedStore, Store, Txn
 
 pub use commits::*;
 pub use leases::*;
+pub use life::*;
 pub use limits::*;
 pub use observer::Observer;
 pub use watches::*;
@@ -89,6 +91,7 @@ macro_rules! conformance {
             watch_heals_after_a_cut
             watch_started_during_a_cut_heals
             watch_heals_after_history_is_lost
+            life_is_one_for_all_handles_and_stays
         }
     };
     (@each $backend:ty: $($test:ident)*) => {$(

@@ -1,0 +1,57 @@
+//! Which life of the store this is.
+//!
+//! etcd does not say. The cluster's id is made of the names and addresses of its members and of the
+//! initial cluster token: a cluster that was rebuilt empty, or restored from a snapshot, with the
+//! same ones has the same id, and so have its members. So lbctl keeps a random text of its own
+//! beside its keys.
+
+use etcd_client::{Client, Compare, CompareOp, GetOptions, GetResponse, Txn, TxnOp};
+
+use super::members::{Ask, Effect};
+use super::{Shared, convert, page, range};
+use crate::store::{Result, Revision, StoreLife};
+
+impl Shared {
+    /// The life at a revision that was just read; made where there is none yet. `None` if the
+    /// revision was compacted meanwhile. Unknown where it cannot be made: this user may only read,
+    /// or the store is full.
+    pub(super) async fn life(&self, ask: &Ask, revision: Revision) -> Result<Option<StoreLife>> {
+        let place = self.keyspace.life();
+        let options = GetOptions::new().with_revision(convert::signed(revision));
+        let send = |client| page(client, place.clone(), options.clone());
+        let Some(found) = self.members.call(ask, send).await? else { return Ok(None) };
+        if let Some(life) = read(&found) {
+            return Ok(Some(life));
+        }
+        Ok(Some(self.make_life().await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "cannot write down which life of the store this is");
+            StoreLife::default()
+        })))
+    }
+
+    async fn make_life(&self) -> Result<StoreLife> {
+        let place = self.keyspace.life();
+        let absent = Compare::create_revision(place.clone(), CompareOp::Equal, 0);
+        let put = TxnOp::put(place.clone(), StoreLife::random().as_str(), None);
+        let txn = Txn::new().when([absent]).and_then([put]);
+        // Done twice it finds what the first one made.
+        let ask = Ask { operation: "list", subject: "life".into(), effect: Effect::Repeatable };
+        let send = |client: Client| {
+            let (place, txn) = (place.clone(), txn.clone());
+            async move {
+                client.kv_client().txn(txn).await?;
+                range(client, place, None).await
+            }
+        };
+        let made = self.members.call(&ask, send).await?;
+        Ok(read(&made).unwrap_or_default())
+    }
+}
+
+/// `None` where no life was made yet.
+fn read(found: &GetResponse) -> Option<StoreLife> {
+    let text = std::str::from_utf8(found.kvs().first()?.value()).ok()?;
+    let cluster = found.header().map_or(0, etcd_client::ResponseHeader::cluster_id);
+    // Two clusters that were restored from one snapshot are two lives.
+    Some(StoreLife::new(format!("{cluster:016x}-{text}")))
+}
