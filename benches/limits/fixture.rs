@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use lbctl::hsdo::TableLayout;
 use lbctl::model::{
-    BackendSpec, Endpoint, Ramp, ServerAddress, SlotNumber, SlotRecord, SlotState, Timestamp,
-    Weight, keys,
+    BackendSpec, Confirmation, Endpoint, Ramp, ServerAddress, SlotNumber, SlotRecord, SlotState,
+    Timestamp, Weight, keys,
 };
-use lbctl::store::{Commit, Revision, SharedStore, Txn};
-use lbctl::sync_haproxy::{Engine, Filter, Held, Mode, Selector, Table, Target, View, Views};
+use lbctl::store::{Commit, Revision, SharedStore, StoreLife, Txn};
+use lbctl::sync_haproxy::{
+    Engine, Filter, Held, Licence, Mode, Selector, Table, Target, View, Views,
+};
 
 use super::support::haproxy::{Backend, Haproxy, Options, Version};
 use super::support::{endpoint, eventually};
@@ -67,6 +69,9 @@ pub fn table(slots: u32, generation: u8, weight: u8) -> Table {
         revision: Revision(1),
         spec: spec(slots, weight),
         slots: numbers(slots).map(held).collect(),
+        removed: BTreeMap::new(),
+        confirmed: true,
+        life: StoreLife::default(),
         problems: Vec::new(),
     }
 }
@@ -84,6 +89,7 @@ pub fn engine(haproxy: &Haproxy) -> Engine {
         port: None,
         takes: Selector::Matching(Filter::default()),
         mode: Mode::Slots,
+        licence: Licence { take_over: true, allow_drop: true },
     };
     let client = lbctl::haproxy::Client::new(haproxy.unix(), lbctl::haproxy::Timeouts::default());
     Engine::new(client, vec![target])
@@ -107,8 +113,11 @@ pub fn put(txn: Txn, number: u32, weight: Option<Weight>) -> Txn {
 
 /// The weight of every server at once.
 pub fn put_spec(slots: u32, weight: u8) -> Txn {
-    let value = serde_json::to_vec(&spec(slots, weight)).unwrap();
-    Txn::new().put(keys::spec(&TABLE.parse().unwrap()), value)
+    let (table, value) =
+        (TABLE.parse().unwrap(), serde_json::to_vec(&spec(slots, weight)).unwrap());
+    let confirmation = Confirmation { life: StoreLife::default(), token: Revision(1) };
+    let confirmed = serde_json::to_vec(&confirmation).unwrap();
+    Txn::new().put(keys::spec(&table), value).put(keys::confirmed(&table), confirmed)
 }
 
 pub async fn commit(store: &SharedStore, txn: Txn) -> Revision {

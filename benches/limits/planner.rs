@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lbctl::discover::plan::{
-    Answer, Content, Floors, Plan, Policy, StoredSlot, StoredSpec, Table, World, plan,
+    Answer, Content, Floors, Places, Plan, Policy, StoredSlot, StoredSpec, Table, World, plan,
 };
-use lbctl::model::Timestamp;
+use lbctl::model::{StoreLife, Timestamp};
 use lbctl::store::Revision;
 
 use super::fixture::{numbers, record, server, slot, spec};
@@ -60,6 +60,10 @@ fn samples(
         kept: &none,
         recent: &none,
         barred: &BTreeSet::new(),
+        places: &Places::default(),
+        life: &StoreLife::default(),
+        reborn_at: None,
+        token: None,
         reports: &[],
         now: Timestamp::UNIX_EPOCH + Duration::from_secs(1),
     };
@@ -102,7 +106,7 @@ fn full(slots: u32) -> Table {
     Table {
         spec: Some(StoredSpec { modified, spec: Some(spec(slots, 100)) }),
         slots: numbers(slots).map(stored).collect(),
-        strays: Vec::new(),
+        ..Table::default()
     }
 }
 

@@ -30,16 +30,14 @@ pub async fn apply(
     table: &Table,
     plan: &Plan,
 ) -> Result<Applied> {
-    let changes = changes(store, backend, table, plan)?;
     let mut written = Revision::default();
-    // A guard and a write each, and the leadership's guard.
-    for batch in changes.chunks((MAX_TXN_LEN - 1) / 2) {
+    for batch in batches(changes(store, backend, table, plan)?) {
         let mut txn = Txn::new();
         for change in batch {
             txn = txn.guard(change.guard());
-            txn = match &change.value {
-                Some(value) => txn.put(change.key.clone(), value.clone()),
-                None => txn.delete(change.key.clone()),
+            txn = match change.value {
+                Some(value) => txn.put(change.key, value),
+                None => txn.delete(change.key),
             };
         }
         let commit = tokio::time::timeout(DEADLINE, leadership.commit(store, txn)).await;
@@ -58,6 +56,15 @@ struct Change {
 }
 
 impl Change {
+    fn put(
+        store: &dyn Store,
+        key: Key,
+        value: &impl serde::Serialize,
+        seen: Option<Revision>,
+    ) -> Result<Self> {
+        Ok(Self { value: Some(json(store, &key, value)?), key, seen })
+    }
+
     fn guard(&self) -> Guard {
         match self.seen {
             Some(revision) => Guard::UnmodifiedSince(self.key.clone(), revision),
@@ -66,23 +73,53 @@ impl Change {
     }
 }
 
+/// As many changes in a commit as it holds. Those of one inner list stay together.
+fn batches(changes: Vec<Vec<Change>>) -> Vec<Vec<Change>> {
+    // A guard and a write each, and the leadership's guard.
+    let most = (MAX_TXN_LEN - 1) / 2;
+    let mut batches: Vec<Vec<Change>> = Vec::new();
+    for together in changes {
+        match batches.last_mut().filter(|batch| batch.len() + together.len() <= most) {
+            Some(batch) => batch.extend(together),
+            None => batches.push(together),
+        }
+    }
+    batches
+}
+
+/// In the order in which they are written.
 fn changes(
     store: &dyn Store,
     backend: &BackendName,
     table: &Table,
     plan: &Plan,
-) -> Result<Vec<Change>> {
+) -> Result<Vec<Vec<Change>>> {
     let mut changes = Vec::new();
     // The spec first: whoever reads a slot then knows the table it belongs to.
     if let Some(spec) = &plan.spec {
         let seen = table.spec.as_ref().map(|stored| stored.modified);
-        let key = keys::spec(backend);
-        changes.push(Change { value: Some(json(store, &key, spec)?), key, seen });
+        changes.push(vec![Change::put(store, keys::spec(backend), spec, seen)?]);
+    }
+    for (slot, seen) in &plan.forgotten {
+        let key = keys::removals(backend, *slot);
+        changes.push(vec![Change { key, seen: Some(*seen), value: None }]);
     }
     for action in &plan.actions {
         let key = keys::slot(backend, action.slot);
-        let value = action.record.as_ref().map(|record| json(store, &key, record)).transpose()?;
-        changes.push(Change { key, seen: action.seen, value });
+        let mut together = vec![match &action.record {
+            Some(record) => Change::put(store, key, record, action.seen)?,
+            None => Change { key, seen: action.seen, value: None },
+        }];
+        if let Some(remember) = &action.remember {
+            let key = keys::removals(backend, action.slot);
+            together.push(Change::put(store, key, &remember.removals, remember.seen)?);
+        }
+        changes.push(together);
+    }
+    // Last: with it, all that stands before it is there.
+    if let Some(confirm) = &plan.confirm {
+        let key = keys::confirmed(backend);
+        changes.push(vec![Change::put(store, key, &confirm.confirmation, confirm.seen)?]);
     }
     Ok(changes)
 }

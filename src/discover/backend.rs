@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::apply::{Applied, apply};
 use super::hsdo::{self, Adoption, Hsdo};
-use super::plan::{Absences, ActionKind, Content, Plan, Report, Table, World, plan};
+use super::plan::{Absences, ActionKind, Content, Places, Plan, Report, Table, World, plan};
 use super::report::{Reporter, Seen};
 use super::settings::BackendSettings;
 use super::sources::{Look, Source, SourceContext};
@@ -17,7 +17,8 @@ use crate::daemon::Backoff;
 use crate::election::{Leadership, Standing};
 use crate::hsdo::Row;
 use crate::model::{
-    BackendName, EndpointId, HaproxyName, HaproxyReport, SlotState, Timestamp, keys,
+    BackendName, EndpointId, HaproxyName, HaproxyReport, ServerAddress, SlotNumber, SlotState,
+    Timestamp, keys,
 };
 use crate::store::{Mirror, Prefix, Revision, SharedStore, Watch};
 
@@ -34,6 +35,9 @@ pub struct Backend {
     hsdo: Option<Hsdo>,
     look: Option<Arc<Look>>,
     absences: Absences,
+    /// Where this process has seen each server in the table.
+    known: BTreeMap<ServerAddress, SlotNumber>,
+    rebirth: Rebirth,
     /// The last commit of this process: the table is old until it shows it.
     committed: Revision,
     retry: Backoff,
@@ -45,6 +49,13 @@ pub struct Backend {
 
 /// How long a HAProxy whose report has vanished may take to write it again.
 const REPORTS_RETURN: Duration = Duration::from_secs(5);
+
+/// How often the store has begun anew under this process, and where its revisions stood then.
+#[derive(Debug, Default)]
+struct Rebirth {
+    count: u64,
+    at: Option<Revision>,
+}
 
 /// What a pass came to.
 #[derive(Debug)]
@@ -83,6 +94,8 @@ impl Backend {
             source,
             look: None,
             absences: Absences::default(),
+            known: BTreeMap::new(),
+            rebirth: Rebirth::default(),
             committed: Revision::default(),
             retry: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
             retry_at: None,
@@ -184,8 +197,26 @@ impl Backend {
         }
     }
 
+    /// Forgets what counts in the old life of a store that has begun another one.
+    fn notice_rebirth(&mut self) {
+        let count = self.table.rebirths();
+        if count == std::mem::replace(&mut self.rebirth.count, count) {
+            return;
+        }
+        self.rebirth.at = Some(self.table.revision());
+        self.committed = Revision::default();
+        self.retry_at = None;
+        self.absences.interrupted();
+        tracing::warn!(
+            backend = %self.settings.name,
+            revision = %self.table.revision(),
+            "the store was replaced or restored: comparing its table with the source anew"
+        );
+    }
+
     /// One pass: plans, and writes the plan if this process leads.
     pub async fn pass(&mut self, leadership: Option<&Leadership>, reporter: &mut Reporter) -> Pass {
+        self.notice_rebirth();
         if self.table.stale().is_some() {
             self.absences.interrupted();
         }
@@ -193,7 +224,7 @@ impl Backend {
         let blind = self.blind();
         let adoption = self.adopt(&table, blind);
         let plan = match adoption.actions.as_slice() {
-            [] => self.plan(&table).await,
+            [] => self.plan(&table, leadership).await,
             // The spec comes later: without one there is no table yet for those who read it.
             adopted => Plan { actions: adopted.to_vec(), ..Plan::default() },
         };
@@ -364,7 +395,7 @@ impl Backend {
 
     /// Plans on a thread of its own, which a stop leaves behind: a hundred thousand endpoints take a
     /// moment, in which the election that renews the lease must go on.
-    async fn plan(&mut self, table: &Arc<Table>) -> Plan {
+    async fn plan(&mut self, table: &Arc<Table>, leadership: Option<&Leadership>) -> Plan {
         let policy = self.settings.policy.clone();
         let (table, look) = (table.clone(), self.look.clone());
         let confirmed = self.absences.confirmed(self.settings.confirm.passes);
@@ -373,6 +404,9 @@ impl Backend {
         let mut reports = self.all_reports();
         reports.extend(self.hsdo.as_ref().map(|hsdo| hsdo.clients(policy.slots)));
         let barred = self.hsdo.as_ref().map(|hsdo| hsdo.barred(policy.slots)).unwrap_or_default();
+        let places = self.places(&table, &reports);
+        let (life, reborn_at) = (self.table.life().clone(), self.rebirth.at);
+        let token = leadership.map(|leadership| leadership.token.0);
         let planned = tokio::task::spawn_blocking(move || {
             plan(&World {
                 policy: &policy,
@@ -382,6 +416,10 @@ impl Backend {
                 kept: &kept,
                 recent: &recent,
                 barred: &barred,
+                places: &places,
+                life: &life,
+                reborn_at,
+                token,
                 reports: &reports,
                 now: now(),
             })
@@ -394,6 +432,27 @@ impl Backend {
                 Err(_cancelled) => std::future::pending().await,
             },
         }
+    }
+
+    /// Where servers are that the table says nothing of: in the slots of HAProxies, or where they
+    /// were in a table that is lost.
+    fn places(&mut self, table: &Table, reports: &[Report]) -> Places {
+        for (slot, record) in table.records() {
+            self.known.insert(record.endpoint.address, slot);
+        }
+        for (slot, stored) in &table.removed {
+            for address in stored.removals.addresses() {
+                if self.known.get(&address) == Some(slot) {
+                    self.known.remove(&address);
+                }
+            }
+        }
+        let mut places = Places { slots: self.known.clone(), ..Places::default() };
+        for (slot, address) in reports.iter().flat_map(|report| &report.backend.held) {
+            places.slots.insert(*address, *slot);
+            places.held.insert(*slot, *address);
+        }
+        places
     }
 
     /// The reports of all HAProxies, also of those that have just vanished: an outage of the store
@@ -463,7 +522,13 @@ fn reports(backend: &BackendName, mirror: &Mirror) -> Vec<Report> {
         match entry.json::<HaproxyReport>() {
             Ok(mut report) => {
                 let gone = report.pid.is_none();
-                let part = report.backends.remove(backend);
+                let mut part = report.backends.remove(backend);
+                if let Some(part) = &mut part
+                    && part.life.as_ref().is_some_and(|life| life.is_other(mirror.life()))
+                {
+                    // It counts in another life of the store.
+                    part.applied = Revision::default();
+                }
                 let haproxy = report.name;
                 reports.extend(part.map(|backend| Report { haproxy, gone, backend }));
             }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::plan::{Answer, Content, Floors, Policy, Report, Table, World, plan};
-use crate::model::{EndpointId, HaproxyReport, Ramp, Registration, Timestamp, keys};
+use super::plan::{Answer, Content, Floors, Places, Policy, Report, Table, World, plan};
+use crate::model::{EndpointId, HaproxyReport, Ramp, Registration, StoreLife, Timestamp, keys};
 use crate::registry;
 use crate::store::fuzzing::entries;
 
@@ -38,6 +38,10 @@ pub fn slot_table(data: &[u8]) {
         kept: &nobody,
         recent: &nobody,
         barred: &BTreeSet::new(),
+        places: &Places::default(),
+        life: &StoreLife::default(),
+        reborn_at: None,
+        token: None,
         reports: &reports,
         now,
     });

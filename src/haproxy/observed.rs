@@ -11,7 +11,14 @@ impl AdminFlags {
     /// Forced, inherited or resolver maintenance. CMAINT (0x04) only says that the configuration
     /// has `disabled`; it stays after `state ready` and means nothing by itself.
     const MAINT: u32 = 0x01 | 0x02 | 0x20;
+    const CONFIGURED: u32 = 0x04;
     const DRAIN: u32 = 0x08 | 0x10;
+
+    /// Whether the configuration has `disabled` for it. It stays through `state ready`, and through
+    /// a reload with a state file (seen on 2.6, 3.0, 3.2 and 3.4).
+    pub fn is_disabled_in_configuration(self) -> bool {
+        self.0 & Self::CONFIGURED != 0
+    }
 
     pub fn state(self) -> AdminState {
         if self.0 & Self::MAINT != 0 {
@@ -43,6 +50,8 @@ pub struct ObservedServer {
     pub checked: bool,
     /// Health checks are configured and running.
     pub check_enabled: bool,
+    /// Its `id` was given to it: every dynamic server's is.
+    pub forced_id: bool,
     /// Live sessions; read only for backends where something drains.
     pub sessions: Option<u64>,
 }
@@ -120,6 +129,7 @@ mod tests {
             initial_weight: 1,
             checked: true,
             check_enabled: true,
+            forced_id: false,
             sessions: None,
         };
         let glance = |status: &str| Glance {

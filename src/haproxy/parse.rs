@@ -123,6 +123,7 @@ struct StateColumns {
     weight: usize,
     initial_weight: usize,
     check: usize,
+    forced_id: usize,
 }
 
 impl StateColumns {
@@ -142,6 +143,7 @@ impl StateColumns {
             weight: at("srv_uweight")?,
             initial_weight: at("srv_iweight")?,
             check: at("srv_check_state")?,
+            forced_id: at("srv_f_forced_id")?,
         })
     }
 
@@ -161,6 +163,7 @@ impl StateColumns {
             initial_weight: row.number(self.initial_weight, "srv_iweight")?,
             checked: check & CONFIGURED != 0,
             check_enabled: check & ENABLED != 0,
+            forced_id: row.number::<u8>(self.forced_id, "srv_f_forced_id")? != 0,
             sessions: None,
         })
     }

@@ -27,6 +27,21 @@ pub fn slot(name: &BackendName, number: SlotNumber) -> Key {
     slots(name).key(&number.padded())
 }
 
+/// `backends/<backend>/removed`: who left the slots by a leader's decision.
+pub fn removed(name: &BackendName) -> Prefix {
+    Prefix::of(["backends", name.as_str(), "removed"])
+}
+
+/// `backends/<backend>/removed/<00001>`.
+pub fn removals(name: &BackendName, number: SlotNumber) -> Key {
+    removed(name).key(&number.padded())
+}
+
+/// `backends/<backend>/confirmed`: which leader stands behind the table.
+pub fn confirmed(name: &BackendName) -> Key {
+    backend(name).key("confirmed")
+}
+
 /// `registry/<backend>`.
 pub fn registry(name: &BackendName) -> Prefix {
     Prefix::of(["registry", name.as_str()])

@@ -29,7 +29,8 @@ pub use ramp::{Ramp, RampError};
 pub use revision::Revision;
 pub use slot::SlotNumber;
 pub use table::{
-    BackendReport, BackendSpec, Endpoint, HaproxyReport, Registration, SlotRecord, SlotState,
+    BackendReport, BackendSpec, Confirmation, Endpoint, HaproxyReport, Registration, Removal,
+    Removals, SlotRecord, SlotState,
 };
 pub use time::{Duration, Timestamp, format_duration, parse_duration};
 pub use weight::{Weight, WeightError};

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     BackendName, EndpointId, HaproxyName, Label, Ramp, Revision, ServerAddress, SlotNumber,
-    Timestamp, Weight, time,
+    StoreLife, Timestamp, Weight, time,
 };
 
 /// A discovered address with its metadata, before and while it holds a slot.
@@ -68,6 +68,54 @@ pub struct SlotRecord {
     pub started: Timestamp,
 }
 
+/// `backends/<backend>/removed/<00001>`: the servers that left a slot by a leader's decision, the
+/// last one at the end. A HAProxy that was away meanwhile may still serve one of them: without this
+/// it could not tell a server that was removed from one whose record was lost.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removals {
+    pub servers: Vec<Removal>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removal {
+    pub id: EndpointId,
+    pub address: ServerAddress,
+    pub at: Timestamp,
+}
+
+impl Removals {
+    /// How many a slot remembers: a HAProxy that slept through more holds what it has, and says so.
+    const MAX: usize = 16;
+
+    /// Remembers one more, and forgets the oldest where there are too many.
+    pub fn add(&mut self, removal: Removal) {
+        self.forget(removal.address);
+        self.servers.push(removal);
+        let excess = self.servers.len().saturating_sub(Self::MAX);
+        self.servers.drain(..excess);
+    }
+
+    /// Forgets an address that serves again.
+    pub fn forget(&mut self, address: ServerAddress) {
+        self.servers.retain(|removal| removal.address != address);
+    }
+
+    pub fn addresses(&self) -> impl Iterator<Item = ServerAddress> {
+        self.servers.iter().map(|removal| removal.address)
+    }
+}
+
+/// `backends/<backend>/confirmed`: a leader has compared the whole table with what its source sees,
+/// in this life of the store. Until one has, what the table says of servers that are to go may be
+/// older than what HAProxy serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmation {
+    pub life: StoreLife,
+    /// The fencing token of the leadership.
+    pub token: Revision,
+}
+
 /// What a held slot's server is to be in HAProxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -115,6 +163,13 @@ pub struct BackendReport {
     /// slots that may not be in maint here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serving: Option<BTreeSet<SlotNumber>>,
+    /// Servers that are there though the table gives their slots to nobody or to others, and whom no
+    /// record sends away: they stay.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub held: BTreeMap<SlotNumber, ServerAddress>,
+    /// The life of the store that `applied` counts in; absent before the first table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub life: Option<StoreLife>,
 }
 
 impl BackendReport {
@@ -129,7 +184,7 @@ impl BackendReport {
     /// Whether a slot that has been at rest since its entry was modified is in maint here.
     pub fn has_left(&self, slot: SlotNumber, modified: Revision) -> bool {
         match &self.serving {
-            None => self.applied >= modified,
+            None => self.applied >= modified && !self.held.contains_key(&slot),
             Some(serving) => !serving.contains(&slot),
         }
     }

@@ -1,12 +1,18 @@
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
-use super::table::{Held, Table};
+use super::plan::shows;
+use super::table::{Held, Left, Table};
 use super::target::Target;
-use crate::model::{ServerAddress, SlotNumber, SlotRecord, SlotState, Timestamp, Weight};
+use crate::haproxy::ObservedServer;
+use crate::model::{ServerAddress, SlotNumber, SlotState, Timestamp, Weight};
 
 /// What one slot's server is to be in one HAProxy backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Desired {
+    /// No record: nobody gets new traffic here, and who is served already leaves on an order alone.
+    Free,
     Maint,
     Drain {
         address: ServerAddress,
@@ -37,6 +43,71 @@ pub struct Wanted {
     slots: Vec<(SlotNumber, Desired)>,
     /// How many places the backend needs.
     pub places: u32,
+    pub orders: Orders,
+}
+
+/// What a table says of servers that are to go. A server leaves because of one of these, never
+/// because something is missing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Orders {
+    /// A leader stands behind the table in this life of the store.
+    pub confirmed: bool,
+    /// The addresses of records that drain or rest, by IP.
+    leaving: BTreeMap<IpAddr, Vec<ServerAddress>>,
+    /// Those of ready records, with their slots.
+    ready: BTreeMap<IpAddr, Vec<(ServerAddress, SlotNumber)>>,
+    removed: BTreeMap<SlotNumber, Left>,
+}
+
+impl Orders {
+    fn compute(table: &Table, target: &Target) -> Self {
+        let mut orders = Self { confirmed: table.confirmed, ..Self::default() };
+        for (slot, held) in &table.slots {
+            let Held::By(record) = held else { continue };
+            let Some(address) = address(record.endpoint.address, target) else { continue };
+            if record.state == SlotState::Ready && target.takes.takes(&record.endpoint) {
+                orders.ready.entry(address.ip()).or_default().push((address, *slot));
+            } else {
+                orders.leaving.entry(address.ip()).or_default().push(address);
+            }
+        }
+        for (slot, left) in &table.removed {
+            let of_target = |addresses: &Vec<ServerAddress>| {
+                addresses.iter().filter_map(|removed| address(*removed, target)).collect()
+            };
+            let left = match left {
+                Left::Servers(addresses) => Left::Servers(of_target(addresses)),
+                other => other.clone(),
+            };
+            orders.removed.insert(*slot, left);
+        }
+        orders
+    }
+
+    /// The slots whose ready records name the address that a server shows.
+    pub fn ready_in(&self, server: &ObservedServer) -> impl Iterator<Item = SlotNumber> {
+        let there = server.address.and_then(|ip| self.ready.get(&ip.to_canonical()));
+        let there = there.into_iter().flatten();
+        there.filter(|(address, _)| shows(server, *address)).map(|(_, slot)| *slot)
+    }
+
+    /// Whether a record, or the memory of a slot, sends away who a server is.
+    pub fn send_away(&self, slot: SlotNumber, server: &ObservedServer) -> bool {
+        let there = server.address.and_then(|ip| self.leaving.get(&ip.to_canonical()));
+        if there.into_iter().flatten().any(|address| shows(server, *address)) {
+            return true;
+        }
+        match self.removed.get(&slot) {
+            Some(Left::Servers(left)) => left.iter().any(|address| shows(server, *address)),
+            Some(Left::Anyone) => true,
+            Some(Left::Unseen) | None => false,
+        }
+    }
+
+    /// Whether a slot has been free for as long as anybody looks.
+    pub fn never_seen(&self, slot: SlotNumber) -> bool {
+        matches!(self.removed.get(&slot), Some(Left::Unseen))
+    }
 }
 
 impl Wanted {
@@ -44,14 +115,14 @@ impl Wanted {
     pub fn compute(table: &Table, target: &Target, now: Timestamp) -> Self {
         let slots =
             table.slots.iter().map(|(slot, held)| (*slot, of(held, table, target, now))).collect();
-        Self { slots, places: table.places() }
+        Self { slots, places: table.places(), orders: Orders::compute(table, target) }
     }
 
-    /// A slot without an entry is in maint: it is free, or the table is shorter than the backend.
+    /// A slot without an entry is free, or the table is shorter than the backend.
     pub fn of(&self, slot: SlotNumber) -> Desired {
         let at = self.slots.binary_search_by_key(&slot, |(slot, _)| *slot);
         let held = at.ok().and_then(|at| self.slots.get(at));
-        held.map_or(Desired::Maint, |(_, desired)| *desired)
+        held.map_or(Desired::Free, |(_, desired)| *desired)
     }
 
     /// The slots that are not simply free.
@@ -77,7 +148,7 @@ fn of(held: &Held, table: &Table, target: &Target, now: Timestamp) -> Desired {
     if record.state == SlotState::Rest || !target.takes.takes(&record.endpoint) {
         return Desired::Maint;
     }
-    match (record.state, address(record, target)) {
+    match (record.state, address(record.endpoint.address, target)) {
         (_, None) => Desired::KeepAsIs,
         (SlotState::Drain, Some(address)) => Desired::Drain { address },
         (SlotState::Ready | SlotState::Rest, Some(address)) => {
@@ -93,8 +164,7 @@ fn of(held: &Held, table: &Table, target: &Target, now: Timestamp) -> Desired {
     }
 }
 
-fn address(record: &SlotRecord, target: &Target) -> Option<ServerAddress> {
-    let address = record.endpoint.address;
+fn address(address: ServerAddress, target: &Target) -> Option<ServerAddress> {
     target.port.map_or(Some(address), |port| address.with_port(port).ok())
 }
 

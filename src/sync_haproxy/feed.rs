@@ -5,8 +5,9 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use tokio::sync::watch;
 
+use super::problem::Problem;
 use super::rows::{self, HsdoFeed};
-use super::table::Table;
+use super::table::{Table, TableError};
 use crate::daemon::{Backoff, Health, OwnedTask, spawn_owned};
 use crate::model::{BackendName, keys};
 use crate::store::{Mirror, SharedStore};
@@ -24,9 +25,11 @@ pub type Views = BTreeMap<BackendName, View>;
 /// One table as it is known.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct View {
-    /// The last state that could be read; `None` before the first, and where there is no such
-    /// table: then HAProxy is left as it is.
+    /// The last state to follow; `None` before the first, and where there is no such table: then
+    /// HAProxy is left as it is.
     pub table: Option<Arc<Table>>,
+    /// The table has been a leader's word: one that is not takes no more than the first place.
+    pub was_confirmed: bool,
     /// The store has answered.
     pub loaded: bool,
     /// Why the table is missing or old.
@@ -105,7 +108,9 @@ async fn follow(store: SharedStore, teller: Teller) {
     let name = teller.name();
     let mut health = Health::new(format!("watching table {name}"));
     let mut mirror = open(&store, &teller, &mut health).await;
+    let mut reborn_at = None;
     loop {
+        let rebirths = mirror.rebirths();
         mirror.changed().await;
         // A burst of commits is one change.
         while mirror.changed().now_or_never().is_some() {}
@@ -115,23 +120,48 @@ async fn follow(store: SharedStore, teller: Teller) {
             continue;
         }
         health.succeeded();
-        let read = Table::read(name, mirror.entries(), mirror.revision());
+        if mirror.rebirths() != rebirths {
+            reborn_at = Some(mirror.revision());
+            tracing::warn!(table = %name, "the store was replaced or restored: keeping what HAProxy serves");
+        }
+        let (entries, revision) = (mirror.entries(), mirror.revision());
+        let read = Table::read(name, entries, revision, mirror.life(), reborn_at);
         let missing = match &read {
             Ok(None) => Some(missing(&store, name).await),
             Ok(Some(_)) | Err(_) => None,
         };
-        teller.update(|view| {
-            view.loaded = true;
-            view.stale = None;
-            match read {
-                Ok(table) => {
-                    view.table = table.map(Arc::new);
-                    view.problem = missing.or_else(|| damage(view.table.as_deref()));
-                }
-                // The last good table stays.
-                Err(problem) => view.problem = Some(problem.to_string()),
+        teller.update(|view| view.take(read, missing));
+    }
+}
+
+impl View {
+    /// Takes in a table as it was read. The last good one stays where there is none to follow: where
+    /// it is missing, cannot be read, or is not yet what a leader says.
+    fn take(&mut self, read: Result<Option<Table>, TableError>, missing: Option<String>) {
+        self.loaded = true;
+        self.stale = None;
+        self.problem = missing;
+        match read {
+            Ok(Some(table)) if table.confirmed || !self.was_confirmed => {
+                self.problem = damage(Some(&table));
+                self.was_confirmed = table.confirmed;
+                self.table = Some(Arc::new(table));
             }
-        });
+            Ok(Some(table)) => {
+                let unconfirmed = Problem::Superseded { table: table.name };
+                self.problem = Some(unconfirmed.to_string());
+                self.distrust();
+            }
+            Ok(None) => self.distrust(),
+            Err(problem) => self.problem = Some(problem.to_string()),
+        }
+    }
+
+    /// What is known is not what the store says.
+    fn distrust(&mut self) {
+        if let Some(table) = self.table.as_mut().filter(|table| table.confirmed) {
+            Arc::make_mut(table).confirmed = false;
+        }
     }
 }
 

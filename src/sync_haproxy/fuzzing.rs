@@ -6,12 +6,12 @@ use super::desired::{Wanted, next_step};
 use super::plan::{Learnt, plan};
 use super::predict::predict;
 use super::table::Table;
-use super::target::{Dynamic, Filter, Mode, Selector, Target};
+use super::target::{Dynamic, Filter, Licence, Mode, Selector, Target};
 use crate::haproxy::ObservedServer;
 use crate::haproxy::fuzzing::{assert_harmless, servers};
 use crate::model::Timestamp;
-use crate::store::Revision;
 use crate::store::fuzzing::entries;
+use crate::store::{Revision, StoreLife};
 
 /// Whatever the store and HAProxy say, every command is one line of known words. The input is a
 /// line an entry, then an empty line and a reply to `show servers state`.
@@ -20,7 +20,10 @@ pub fn haproxy_commands(data: &[u8]) {
     let (Ok(web), Ok(now)) = ("web".parse(), Timestamp::from_second(1_700_000_000)) else { return };
     let (stored, reply) = text.split_once("\n\n").unwrap_or((text, ""));
     let entries: BTreeMap<_, _> = entries(stored).into_iter().map(|e| (e.key.clone(), e)).collect();
-    let Ok(Some(table)) = Table::read(&web, &entries, Revision(9)) else { return };
+    let Ok(Some(table)) = Table::read(&web, &entries, Revision(9), &StoreLife::default(), None)
+    else {
+        return;
+    };
     _ = next_step(&table, now);
     let observed = servers(reply).unwrap_or_default();
     for mode in [Mode::Slots, Mode::Dynamic(Dynamic { options: "check".into(), id_base: u32::MAX })]
@@ -40,6 +43,7 @@ fn targets(web: &crate::model::BackendName, mode: &Mode) -> Vec<Target> {
         port,
         takes: Selector::Matching(Filter::default()),
         mode: mode.clone(),
+        licence: Licence::default(),
     };
     vec![target(Some("srv"), None), target(None, Some(8080))]
 }

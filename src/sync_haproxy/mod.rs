@@ -37,7 +37,7 @@ pub use pass::{Engine, Pass};
 pub(crate) use settings::Settings;
 pub use table::{Held, Table};
 use target::ModeName;
-pub use target::{Filter, Mode, Selector, Target};
+pub use target::{Filter, Licence, Mode, Selector, Target};
 
 /// Keep one HAProxy equal to the slot table, without a reload
 ///
@@ -71,6 +71,14 @@ pub struct Args {
     /// Further words for `add server` in dynamic mode [default: check]
     #[arg(long, value_name = "WORDS")]
     server_options: Option<String>,
+
+    /// Let the table's servers displace those that lbctl did not place
+    #[arg(long)]
+    take_over: bool,
+
+    /// Let servers leave of which the table says nothing, as when its records were lost
+    #[arg(long)]
+    allow_drop: bool,
 
     /// The name this HAProxy reports under [default: the host's name]
     #[arg(long, value_name = "NAME")]
@@ -154,6 +162,8 @@ impl Args {
             mode,
             port,
             server_options,
+            take_over,
+            allow_drop,
             name,
             resync,
             dump_state,
@@ -176,7 +186,7 @@ impl Args {
             .set("sync-haproxy.aws-region", "--aws-region", aws_region);
         let flags = layout.set("sync-haproxy", flags);
         let flags = daemon.flags("sync-haproxy", flags);
-        let of_backend = BackendFlags { from, mode, port, server_options };
+        let of_backend = BackendFlags { from, mode, port, server_options, take_over, allow_drop };
         let globals = globals.clone();
         let (settings, reload) =
             Reload::start(FIXED, move || read(&hsdo.over(&globals)?, &flags, &of_backend))?;
@@ -199,17 +209,21 @@ struct BackendFlags {
     mode: Option<ModeName>,
     port: Option<String>,
     server_options: Option<String>,
+    take_over: bool,
+    allow_drop: bool,
 }
 
 impl BackendFlags {
     fn set(&self, base: &str, flags: Flags) -> Flags {
-        let Self { from, mode, port, server_options } = self;
+        let Self { from, mode, port, server_options, take_over, allow_drop } = self;
         let path = |name: &str| format!("{base}.{name}");
         flags
             .set(&path("from"), "--from", from.as_ref())
             .set(&path("mode"), "--mode", mode.map(|mode| mode.show()))
             .set(&path("port"), "--port", port.as_ref())
             .set(&path("server-options"), "--server-options", server_options.as_ref())
+            .set(&path("take-over"), "--take-over", take_over.then_some(true))
+            .set(&path("allow-drop"), "--allow-drop", allow_drop.then_some(true))
     }
 }
 

@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::problem::Problem;
 use super::target::{Mode, Target};
-use crate::haproxy::ObservedServer;
+use crate::haproxy::{AdminState, ObservedServer};
 use crate::model::{ServerName, ServerPrefix, SlotNumber};
 
 /// Which of a backend's servers are places for slots.
@@ -11,6 +11,8 @@ pub struct Places<'a> {
     prefix: ServerPrefix,
     /// In the order of the slots, each once.
     pub slots: Vec<(SlotNumber, &'a ObservedServer)>,
+    /// Servers that are named as places and that lbctl did not place: they are left alone, too.
+    pub taken: BTreeMap<SlotNumber, &'a ObservedServer>,
     /// The other servers, which are left alone: names by id.
     pub foreign: BTreeMap<u32, String>,
 }
@@ -28,10 +30,14 @@ pub fn places<'a>(
         Some(prefix) => prefix.clone(),
         None => detect(target, servers, need)?,
     };
-    let mut places = Places { prefix, slots: Vec::new(), foreign: BTreeMap::new() };
+    let (taken, foreign) = Default::default();
+    let mut places = Places { prefix, slots: Vec::new(), taken, foreign };
     for server in servers {
         match places.prefix.slot(&server.name) {
-            Some(slot) => places.slots.push((slot, server)),
+            Some(slot) if is_place(target, slot, server) => places.slots.push((slot, server)),
+            Some(slot) => {
+                places.taken.insert(slot, server);
+            }
             None => {
                 places.foreign.insert(server.id, server.name.clone());
             }
@@ -41,6 +47,20 @@ pub fn places<'a>(
     places.slots.sort_by_key(|(slot, _)| *slot);
     places.slots.dedup_by_key(|(slot, _)| *slot);
     Ok(places)
+}
+
+/// Whether lbctl made a server, or its line was written for lbctl to fill: `disabled`, or without an
+/// address. Any other one is somebody's, whatever its name, until lbctl is told to take it over.
+fn is_place(target: &Target, slot: SlotNumber, server: &ObservedServer) -> bool {
+    target.licence.take_over
+        || match &target.mode {
+            Mode::Slots => {
+                let in_maint = server.admin.state() == AdminState::Maint;
+                let empty = server.address.is_none_or(|ip| ip.is_unspecified());
+                server.admin.is_disabled_in_configuration() || (in_maint && empty)
+            }
+            Mode::Dynamic(dynamic) => server.forced_id && server.id == dynamic.id_of(slot),
+        }
 }
 
 impl Places<'_> {
@@ -68,12 +88,22 @@ impl Places<'_> {
             need,
             missing: 1 + missing.count(),
             first,
+            taken: self.taken.values().map(|server| server.name.clone()).collect(),
         })
     }
 }
 
 fn detect(target: &Target, servers: &[ObservedServer], need: u32) -> Result<ServerPrefix, Problem> {
-    let families: BTreeSet<ServerPrefix> = servers.iter().filter_map(|s| family(&s.name)).collect();
+    let of_family = |server: &ObservedServer| {
+        let prefix = family(&server.name)?;
+        let slot = prefix.slot(&server.name)?;
+        Some((prefix, is_place(target, slot, server)))
+    };
+    let (places, others): (Vec<_>, Vec<_>) =
+        servers.iter().filter_map(of_family).partition(|(_, is_place)| *is_place);
+    // Beside places, servers of other names are no reason to ask.
+    let found = if places.is_empty() { others } else { places };
+    let families: BTreeSet<ServerPrefix> = found.into_iter().map(|(prefix, _)| prefix).collect();
     let backend = target.backend.clone();
     let mut names = families.into_iter();
     match (names.next(), names.next()) {

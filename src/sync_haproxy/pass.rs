@@ -59,7 +59,7 @@ pub struct Look {
 impl Look {
     /// Whether HAProxy is what the table says.
     pub fn is_converged(&self) -> bool {
-        self.plan.drift.is_empty()
+        self.plan.drift.is_empty() && self.plan.unordered.is_empty()
     }
 
     /// Whether all that HAProxy has a place for is what the table says: a slot without a place
@@ -76,8 +76,10 @@ impl Look {
 
     /// Why it is not what it should be, in a sentence.
     pub fn error(&self) -> Option<String> {
-        if let Some(problem) = self.plan.problems.first() {
-            return Some(problem.to_string());
+        if !self.plan.problems.is_empty() {
+            let problems: Vec<String> =
+                self.plan.problems.iter().map(ToString::to_string).collect();
+            return Some(problems.join("; "));
         }
         let (slot, reply) = self.refused.iter().find(|(s, _)| self.plan.drift.contains(s))?;
         Some(format!("HAProxy refuses slot {slot}: {reply}"))

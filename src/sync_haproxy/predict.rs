@@ -4,9 +4,12 @@ use crate::haproxy::{AdminFlags, AdminState, Command, ObservedServer};
 use crate::model::ServerAddress;
 
 /// The flags that the three states set (management guide, "show servers state").
-const MAINT: AdminFlags = AdminFlags(0x01);
-const DRAIN: AdminFlags = AdminFlags(0x08);
-const READY: AdminFlags = AdminFlags(0);
+const MAINT: u32 = 0x01;
+const DRAIN: u32 = 0x08;
+const READY: u32 = 0;
+
+/// That the configuration has `disabled` is not forgotten.
+const LASTING: u32 = 0x04;
 
 /// Makes a command happen to an observed backend as HAProxy would, with an address that changes at
 /// once. For showing a whole plan without touching HAProxy, and for tests.
@@ -36,12 +39,13 @@ fn added(name: &str, id: u32, at: ServerAddress, weight: u16, checked: bool) -> 
         name: name.to_owned(),
         address: Some(at.ip()),
         port: at.port(),
-        admin: MAINT,
+        admin: AdminFlags(MAINT),
         operational: 0,
         weight,
         initial_weight: weight,
         checked,
         check_enabled: false,
+        forced_id: true,
         sessions: Some(0),
     }
 }
@@ -62,14 +66,15 @@ fn change(server: &mut ObservedServer, command: &Command) {
 
 fn set_state(server: &mut ObservedServer, state: AdminState) {
     let was_maint = server.admin.state() == AdminState::Maint;
-    match state {
+    let flags = match state {
         AdminState::Maint => {
-            server.admin = MAINT;
             server.operational = 0;
+            MAINT
         }
-        AdminState::Drain => server.admin = DRAIN,
-        AdminState::Ready => server.admin = READY,
-    }
+        AdminState::Drain => DRAIN,
+        AdminState::Ready => READY,
+    };
+    server.admin = AdminFlags(server.admin.0 & LASTING | flags);
     if was_maint && state != AdminState::Maint {
         // UP before any check.
         server.operational = 2;

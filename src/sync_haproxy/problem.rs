@@ -18,8 +18,8 @@ pub enum Problem {
     )]
     Ambiguous { backend: BackendName, families: Vec<ServerPrefix> },
     #[error(
-        "backend {backend} has no place for {missing} of the table's {need} slots, the first is {prefix}{first}: \
-         write its line as \"server-template {prefix} 1-{need} 127.0.0.2:80 check disabled\" and reload HAProxy"
+        "backend {backend} has no place for {missing} of the table's {need} slots, the first is {prefix}{first}: {}",
+        places_to_write(.backend, .prefix, *.need, .taken)
     )]
     TooFewPlaces {
         backend: BackendName,
@@ -27,7 +27,24 @@ pub enum Problem {
         need: u32,
         missing: usize,
         first: SlotNumber,
+        /// Servers that have a place's name and that lbctl did not place.
+        taken: Vec<String>,
     },
+    #[error(
+        "backend {backend} goes on serving {} {} ({}): {}",
+        counted(.servers.len()), .why.text(table), some(.servers), .why.remedy()
+    )]
+    Unordered { backend: BackendName, table: BackendName, servers: Vec<String>, why: Why },
+    #[error(
+        "the store was restored or replaced, or its table {table} was tampered with: HAProxy keeps what the \
+         table said before, until a discover leads it and confirms it"
+    )]
+    Superseded { table: BackendName },
+    #[error(
+        "table {table} was not yet confirmed by a leader in this life of its store, which may have been \
+         restored or replaced: until a discover leads it, nothing that backend {backend} serves is taken down"
+    )]
+    Unconfirmed { backend: BackendName, table: BackendName },
     #[error(
         "id {id} in backend {backend} belongs to server {owner}: set id-base in [[sync-haproxy.backends]] \
          so that no slot's id meets another server's"
@@ -45,6 +62,82 @@ pub enum Problem {
          check disabled init-addr last,127.0.0.2\""
     )]
     AddressesNotLoaded { backend: BackendName },
+}
+
+/// Why a server stays that has no slot in the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    /// No record speaks of it: it was never in the table, or its record is lost.
+    NoRecord,
+    /// A record gives its place to another server, and none says that it is to go.
+    Displaced,
+    /// It is to go, and a server that is to come has no place yet.
+    NoPlaceForOthers,
+    /// It has another place in the table, in which it does not serve yet.
+    Moves,
+    /// No leader stands behind the table.
+    Unconfirmed,
+}
+
+impl Why {
+    fn text(self, table: &BackendName) -> String {
+        match self {
+            Self::NoRecord => format!("of which table {table} says nothing"),
+            Self::Displaced => format!("whose places table {table} gives to others"),
+            Self::NoPlaceForOthers => "that should go".to_owned(),
+            Self::Moves => "that should move".to_owned(),
+            Self::Unconfirmed => "that may have to go".to_owned(),
+        }
+    }
+
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::NoRecord => {
+                "discover takes those that its source sees back into the table; to let the others \
+                 go, run sync-haproxy once with --allow-drop"
+            }
+            Self::Displaced => {
+                "the table has other servers for their places: if they may go, run sync-haproxy \
+                 once with --take-over"
+            }
+            Self::NoPlaceForOthers => "they go once every ready server of the table has a place",
+            Self::Moves => "each moves once another one serves in its stead",
+            Self::Unconfirmed => "run discover, which confirms the table",
+        }
+    }
+}
+
+/// How many servers a sentence names.
+const NAMED: usize = 5;
+
+fn counted(count: usize) -> String {
+    if count == 1 { "a server".to_owned() } else { format!("{count} servers") }
+}
+
+fn some(names: &[String]) -> String {
+    let named = names.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if names.len() > NAMED { named + ", …" } else { named }
+}
+
+/// The line that a backend lacks. Where its names belong to servers of the configuration it needs
+/// others.
+fn places_to_write(
+    backend: &BackendName,
+    prefix: &ServerPrefix,
+    need: u32,
+    taken: &[String],
+) -> String {
+    if taken.is_empty() {
+        return format!(
+            "write its line as \"server-template {prefix} 1-{need} 127.0.0.2:80 check disabled\" and reload HAProxy"
+        );
+    }
+    let taken = some(taken);
+    format!(
+        "lbctl did not place {taken} and leaves what it did not place alone. Give it places of another name, \
+         as with the line \"server-template lbctl- 1-{need} 127.0.0.2:80 check disabled\" and \
+         --backend {backend}/lbctl-, or let the table's servers displace them with --take-over"
+    )
 }
 
 fn list(families: &[ServerPrefix]) -> String {

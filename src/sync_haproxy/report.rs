@@ -5,11 +5,12 @@ use tokio::time::Instant;
 
 use super::feed::Views;
 use super::pass::Pass;
+use super::plan::Unordered;
 use super::table::Table;
 use super::target::Target;
 use crate::haproxy::ProcessInfo;
 use crate::hsdo::TableLayout;
-use crate::model::{BackendName, BackendReport, HaproxyName, HaproxyReport, Timestamp};
+use crate::model::{BackendName, BackendReport, HaproxyName, HaproxyReport, SlotNumber, Timestamp};
 use crate::store::Revision;
 
 /// Between two writes in which nothing but session counts moved.
@@ -42,6 +43,12 @@ impl Reporter {
             .map(|(table, view)| {
                 let applied = self.backends.get(table).map_or(Revision(0), |b| b.applied);
                 let mut report = of_table(table, applied, pass, targets);
+                report.life = view.table.as_ref().map(|table| table.life.clone());
+                if view.table.as_ref().is_none_or(|table| !table.confirmed) {
+                    // What was applied is not what the store says.
+                    report.applied = Revision(0);
+                    report.converged = false;
+                }
                 if let Some(rows) = view.table.as_ref().filter(|t| t.layout == TableLayout::Hsdo) {
                     follow_rows(&mut report, rows, table, pass, targets);
                 }
@@ -105,6 +112,10 @@ fn of_table(
         return report;
     };
     report.converged = looked.iter().all(|look| look.is_converged());
+    let held = |(slot, kept): (&SlotNumber, &Unordered)| Some((*slot, kept.address?));
+    report.held =
+        looked.iter().flat_map(|look| look.plan.unordered.iter().filter_map(held)).collect();
+    report.held.extend(looked.iter().flat_map(|look| &look.plan.taken).map(|(s, a)| (*s, *a)));
     report.applied = if looked.iter().all(|look| look.holds()) {
         revision
     } else {
@@ -171,7 +182,8 @@ mod tests {
     }
 
     fn views() -> Views {
-        Views::from([("web".parse().unwrap(), View { loaded: true, ..View::default() })])
+        let table = Some(Arc::new(table(&[])));
+        Views::from([("web".parse().unwrap(), View { table, loaded: true, ..View::default() })])
     }
 
     fn look(revision: u64, drift: &[u32], unplaced: &[u32], sessions: &[(u32, u64)]) -> Look {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::feed::{Teller, View, damage};
 use super::settings;
-use super::table::{Held, Table, TableError};
+use super::table::{Held, Left, Table, TableError};
 use crate::config::Reader;
 use crate::daemon::{Backoff, Health};
 use crate::hsdo::{HsdoTable, Row, Rows, Server, ServerWeights, Stored, TableLayout, TablePlace};
@@ -15,7 +15,7 @@ use crate::model::{
     BackendName, BackendSpec, Endpoint, NameError, Ramp, ServerAddress, SlotNumber, SlotRecord,
     SlotState, Timestamp, Weight,
 };
-use crate::store::Revision;
+use crate::store::{Revision, StoreLife};
 
 /// HSDO's table, and how often it is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +87,8 @@ struct Seen {
     changes: u64,
     /// Rows that were not free and are not there any more: nobody frees a row by deleting it.
     lost: BTreeSet<SlotNumber>,
+    /// Rows that somebody was in and that are free now.
+    freed: BTreeSet<SlotNumber>,
 }
 
 impl Seen {
@@ -107,12 +109,29 @@ impl Seen {
             let not_free = |slot: &SlotNumber| !self.rows.is_free(*slot);
             self.lost.extend(self.rows.iter().map(|(slot, _)| slot).filter(not_free));
             self.lost.retain(|slot| rows.get(*slot).is_none());
+            let now_free = |slot: &SlotNumber| rows.get(*slot).is_some() && rows.is_free(*slot);
+            let held = self.rows.iter().map(|(slot, _)| slot).filter(not_free);
+            self.freed.extend(held.filter(now_free));
+            self.freed.retain(now_free);
             let mut table = table(name, &rows, Revision(self.changes));
+            table.removed = self.removed(&rows);
             table.slots.extend(self.lost.iter().map(|slot| (*slot, Held::Unknown)));
             view.table = Some(Arc::new(table));
             self.rows = rows;
         }
         view.problem = damage(view.table.as_deref()).or_else(|| doubles(&self.rows));
+    }
+}
+
+impl Seen {
+    /// What free rows say: nobody knows who was in one that was free from the first look on.
+    fn removed(&self, rows: &Rows) -> BTreeMap<SlotNumber, Left> {
+        let left = |slot| match self.freed.contains(&slot) {
+            true => (slot, Left::Anyone),
+            false => (slot, Left::Unseen),
+        };
+        let free = rows.sound().filter(|row| row.holder().is_none());
+        free.map(|row| left(row.slot)).collect()
     }
 }
 
@@ -134,6 +153,10 @@ fn table(name: &BackendName, rows: &Rows, revision: Revision) -> Table {
             unplaced: Vec::new(),
         },
         slots: rows.iter().filter_map(held).collect(),
+        removed: BTreeMap::new(),
+        // HSDO's server writes as it thinks right, and nobody says that it leads.
+        confirmed: true,
+        life: StoreLife::default(),
         problems: rows.errors().cloned().map(TableError::Row).collect(),
     }
 }
@@ -216,7 +239,7 @@ mod tests {
         };
         assert_eq!(wanted.of(slot(1)), ready);
         assert_eq!(wanted.of(slot(2)), Desired::Drain { address: address("10.0.0.2") });
-        assert_eq!([3, 4].map(|n| wanted.of(slot(n))), [Desired::Maint; 2]);
+        assert_eq!([3, 4].map(|n| wanted.of(slot(n))), [Desired::Free; 2]);
         assert_eq!((wanted.places, view.problem), (4, None));
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::feed::Feeds;
 use super::rows::HsdoFeed;
-use super::target::{Dynamic, Filter, Mode, ModeName, Selector, Target};
+use super::target::{Dynamic, Filter, Licence, Mode, ModeName, Selector, Target};
 use crate::config::{Kind, Reader, choice_setting, from_str_setting};
 use crate::daemon;
 use crate::haproxy::SocketAddress;
@@ -171,7 +171,11 @@ impl Entry {
         let fallback = Fallback::read(reader, &path, port);
         let backend = backend?;
         let takes_all = Selector::Matching(filter.clone());
-        let main = target(backend, from?, port, takes_all, mode);
+        let licence = Licence {
+            take_over: reader.get(&at("take-over"), false),
+            allow_drop: reader.get(&at("allow-drop"), false),
+        };
+        let main = target(backend, from?, port, takes_all, mode, licence);
         Some(Self { path, main, filter, fallback })
     }
 }
@@ -208,6 +212,7 @@ fn target(
     port: Option<u16>,
     takes: Selector,
     mode: Mode,
+    licence: Licence,
 ) -> Target {
     let default = || match mode {
         Mode::Slots => None,
@@ -215,7 +220,7 @@ fn target(
         Mode::Dynamic(_) => DYNAMIC_PREFIX.parse().ok(),
     };
     let prefix = backend.prefix.or_else(default);
-    Target { backend: backend.backend, prefix, from, port, takes, mode }
+    Target { backend: backend.backend, prefix, from, port, takes, mode, licence }
 }
 
 fn mode(reader: &mut Reader, path: &str) -> Mode {
@@ -280,7 +285,8 @@ fn fallback(reader: &mut Reader, sharing: &[&Entry]) -> Option<(Target, String)>
     };
     let main = &first.main;
     let takes = Selector::NoneOf(filters);
-    Some((target(backend, main.from.clone(), port, takes, main.mode.clone()), path))
+    let mode = main.mode.clone();
+    Some((target(backend, main.from.clone(), port, takes, mode, main.licence), path))
 }
 
 /// Two tables in one HAProxy backend would undo each other's work for ever.

@@ -1,8 +1,10 @@
 use std::collections::BTreeMap;
 
 use crate::hsdo::{RowError, TableLayout};
-use crate::model::{BackendName, BackendSpec, SlotNumber, SlotRecord, keys};
-use crate::store::{Entry, Key, Revision};
+use crate::model::{
+    BackendName, BackendSpec, Confirmation, Removals, ServerAddress, SlotNumber, SlotRecord, keys,
+};
+use crate::store::{Entry, Key, Revision, StoreLife};
 
 /// One slot table as it is stored.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,8 +17,25 @@ pub struct Table {
     pub spec: BackendSpec,
     /// A slot that is not here is free.
     pub slots: BTreeMap<SlotNumber, Held>,
+    /// Who left the slots by a decision.
+    pub removed: BTreeMap<SlotNumber, Left>,
+    /// A leader stands behind it in this life of the store.
+    pub confirmed: bool,
+    /// The life of the store that it is of.
+    pub life: StoreLife,
     /// What cannot be read.
     pub problems: Vec<TableError>,
+}
+
+/// Who is known to have left a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Left {
+    Servers(Vec<ServerAddress>),
+    /// It was freed before the eyes of this process: whoever was in it.
+    Anyone,
+    /// It is said to be free and was so from the first look on: in HSDO's table, which remembers
+    /// nobody and begins with free rows.
+    Unseen,
 }
 
 /// Who holds a slot.
@@ -38,11 +57,14 @@ pub enum TableError {
 
 impl Table {
     /// Reads a table from the entries under its prefix: `None` where there is no such table, an
-    /// error where its spec cannot be read.
+    /// error where its spec cannot be read. A confirmation counts in the same life of the store,
+    /// and if it is newer than `reborn_at`, where the store's revisions have gone back.
     pub fn read(
         name: &BackendName,
         entries: &BTreeMap<Key, Entry>,
         revision: Revision,
+        life: &StoreLife,
+        reborn_at: Option<Revision>,
     ) -> Result<Option<Self>, TableError> {
         let Some(entry) = entries.get(&keys::spec(name)) else {
             return Ok(None);
@@ -54,11 +76,20 @@ impl Table {
             revision,
             spec,
             slots: BTreeMap::new(),
+            removed: BTreeMap::new(),
+            confirmed: entries
+                .get(&keys::confirmed(name))
+                .is_some_and(|entry| confirms(entry, life, reborn_at)),
+            life: life.clone(),
             problems: Vec::new(),
         };
-        let prefix = keys::slots(name);
-        for (entry, number) in entries.values().filter_map(|e| Some((e, prefix.strip(&e.key)?))) {
-            table.take(entry, number);
+        let (slots, removed) = (keys::slots(name), keys::removed(name));
+        for entry in entries.values() {
+            if let Some(number) = slots.strip(&entry.key) {
+                table.take(entry, number);
+            } else if let Some(number) = removed.strip(&entry.key) {
+                table.remember(entry, number);
+            }
         }
         Ok(Some(table))
     }
@@ -69,15 +100,18 @@ impl Table {
         self.spec.slots.min(SlotNumber::MAX.get()).max(last)
     }
 
+    /// What cannot be read is not remembered: then who is served stays.
+    fn remember(&mut self, entry: &Entry, number: &str) {
+        if let (Some(slot), Ok(removals)) = (slot_number(number), decode::<Removals>(entry)) {
+            self.removed.insert(slot, Left::Servers(removals.addresses().collect()));
+        }
+    }
+
     fn take(&mut self, entry: &Entry, number: &str) {
-        let slot = match number.parse::<SlotNumber>() {
-            // Another spelling of a number would be a second entry for the same slot.
-            Ok(slot) if slot.padded() == number => slot,
-            _ => {
-                let reason = "its last part is not a slot number of five digits".into();
-                self.problems.push(TableError::Entry { key: entry.key.clone(), reason });
-                return;
-            }
+        let Some(slot) = slot_number(number) else {
+            let reason = "its last part is not a slot number of five digits".into();
+            self.problems.push(TableError::Entry { key: entry.key.clone(), reason });
+            return;
         };
         let held = decode(entry).map_or_else(
             |problem| {
@@ -88,6 +122,16 @@ impl Table {
         );
         self.slots.insert(slot, held);
     }
+}
+
+/// Another spelling of a number would be a second entry for the same slot.
+fn slot_number(text: &str) -> Option<SlotNumber> {
+    text.parse().ok().filter(|slot: &SlotNumber| slot.padded() == text)
+}
+
+fn confirms(entry: &Entry, life: &StoreLife, reborn_at: Option<Revision>) -> bool {
+    let newer = reborn_at.is_none_or(|reborn| entry.modified > reborn);
+    newer && entry.json::<Confirmation>().is_ok_and(|said| !said.life.is_other(life))
 }
 
 fn decode<T: serde::de::DeserializeOwned>(entry: &Entry) -> Result<T, TableError> {
@@ -104,7 +148,7 @@ mod tests {
     }
 
     fn read(pairs: &[(&str, String)]) -> Result<Option<Table>, TableError> {
-        Table::read(&name(), &entries(pairs), Revision(7))
+        Table::read(&name(), &entries(pairs), Revision(7), &StoreLife::default(), None)
     }
 
     #[test]

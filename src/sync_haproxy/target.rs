@@ -1,6 +1,6 @@
 use serde::Serialize;
 
-use crate::model::{BackendName, Endpoint, Label, ServerPrefix};
+use crate::model::{BackendName, Endpoint, Label, ServerPrefix, SlotNumber};
 
 /// One HAProxy backend and the table that fills it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +16,16 @@ pub struct Target {
     pub port: Option<u16>,
     pub takes: Selector,
     pub mode: Mode,
+    pub licence: Licence,
+}
+
+/// What lbctl may do that it does not do unasked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Licence {
+    /// Servers that lbctl did not place count as its places: the table's servers may displace them.
+    pub take_over: bool,
+    /// Servers that no record of the table speaks of may leave.
+    pub allow_drop: bool,
 }
 
 /// Which of a table's endpoints a HAProxy backend serves. The others are in maint there, so that
@@ -51,6 +61,13 @@ pub struct Dynamic {
     pub options: String,
     /// Added to the slot's number to give the server's `id`, which consistent hashing goes by.
     pub id_base: u32,
+}
+
+impl Dynamic {
+    /// The `id` of a slot's server.
+    pub fn id_of(&self, slot: SlotNumber) -> u32 {
+        self.id_base.saturating_add(slot.get())
+    }
 }
 
 /// The mode's name, as it is written in settings.

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::table::{Held, Table};
-use super::target::{Filter, Mode, Selector, Target};
+use super::target::{Filter, Licence, Mode, Selector, Target};
 use crate::haproxy::{AdminFlags, ObservedServer};
 use crate::hsdo::TableLayout;
 use crate::model::{BackendSpec, Endpoint, Ramp, SlotNumber, SlotRecord, SlotState, Timestamp};
-use crate::store::{Entry, Key, Revision};
+use crate::store::{Entry, Key, Revision, StoreLife};
 
 pub fn at(ms: i64) -> Timestamp {
     Timestamp::from_millisecond(ms).unwrap()
@@ -78,6 +78,9 @@ pub fn table(slots: &[(u32, Held)]) -> Table {
         revision: Revision(9),
         spec: backend_spec(4),
         slots: slots.collect(),
+        removed: BTreeMap::new(),
+        confirmed: true,
+        life: StoreLife::default(),
         problems: Vec::new(),
     }
 }
@@ -91,6 +94,7 @@ pub fn target() -> Target {
         port: None,
         takes: Selector::Matching(Filter::default()),
         mode: Mode::Slots,
+        licence: Licence::default(),
     }
 }
 
@@ -108,6 +112,7 @@ pub fn named(name: &str) -> ObservedServer {
         initial_weight: 1,
         checked: true,
         check_enabled: true,
+        forced_id: true,
         sessions: Some(0),
     }
 }

@@ -14,8 +14,10 @@ use lbctl::hsdo::TableLayout;
 use lbctl::model::{
     BackendSpec, Ramp, ServerAddress, SlotNumber, SlotRecord, SlotState, Timestamp, Weight,
 };
-use lbctl::store::Revision;
-use lbctl::sync_haproxy::{Engine, Filter, Held, Mode, Pass, Selector, Table, Target, View, Views};
+use lbctl::store::{Revision, StoreLife};
+use lbctl::sync_haproxy::{
+    Engine, Filter, Held, Licence, Mode, Pass, Selector, Table, Target, View, Views,
+};
 use tokio::task::block_in_place;
 
 use super::support::endpoint;
@@ -122,6 +124,7 @@ impl World {
             port: None,
             takes: Selector::Matching(Filter::default()),
             mode: Mode::Slots,
+            licence: Licence { take_over: true, allow_drop: true },
         };
         let client = Client::new(SocketAddress::Unix(way.path.clone()), Timeouts::default());
         let spec = BackendSpec {
@@ -137,6 +140,9 @@ impl World {
             revision: Revision(1),
             spec,
             slots: (1..=SLOTS).map(|n| (slot(n), Held::By(record(n, 0)))).collect(),
+            removed: BTreeMap::new(),
+            confirmed: true,
+            life: StoreLife::default(),
             problems: Vec::new(),
         };
         let engine = Engine::new(client, vec![target]);

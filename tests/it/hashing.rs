@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use lbctl::model::{
-    BackendName, BackendSpec, Ramp, SlotNumber, SlotRecord, SlotState, Timestamp, Weight, keys,
+    BackendName, BackendSpec, Ramp, SlotRecord, SlotState, Timestamp, Weight, keys,
 };
 use lbctl::store::{self, Commit, SharedStore, Txn};
 use tempfile::TempDir;
@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use super::support::haproxy::{Backend, Haproxy, Options, Server, Version, on_every_haproxy};
 use super::support::http::{connect, get};
 use super::support::{
-    DEADLINE, LightServer, Process, Random, endpoint, eventually_async, lbctl, soak,
+    DEADLINE, LightServer, Process, Random, endpoint, eventually_async, lbctl, soak, table,
 };
 
 on_every_haproxy! {
@@ -64,7 +64,8 @@ impl World {
         }
         let (table, balancers) = (BTreeMap::new(), Vec::new());
         let world = Self { store, url, table, servers, ids: 0, balancers, folder };
-        world.commit(Txn::new().put(keys::spec(&web()), serde_json::to_vec(&spec).unwrap())).await;
+        let txn = Txn::new().put(keys::spec(&web()), serde_json::to_vec(&spec).unwrap());
+        world.commit(table::confirmed(txn, &web())).await;
         world
     }
 
@@ -101,7 +102,7 @@ impl World {
         let held = self.table.contains_key(&number);
         if held && self.table.len() > 4 && rng.u8(..3) == 0 {
             self.table.remove(&number);
-            self.commit(Txn::new().delete(key(number))).await;
+            self.commit(table::changes(&self.store, &web(), [(number, None)]).await).await;
             return;
         }
         let address = self.servers[rng.usize(..self.servers.len())].address();
@@ -117,7 +118,8 @@ impl World {
         self.ids += 1;
         let endpoint = endpoint(&format!("e{}", self.ids), address);
         let record = SlotRecord { endpoint, state: SlotState::Ready, since: started, started };
-        self.commit(Txn::new().put(key(number), serde_json::to_vec(&record).unwrap())).await;
+        let placed = [(number, Some(record.clone()))];
+        self.commit(table::changes(&self.store, &web(), placed).await).await;
         self.table.insert(number, record);
     }
 
@@ -204,10 +206,6 @@ fn differing(a: &Map, b: &Map) -> usize {
 
 fn web() -> BackendName {
     "web".parse().unwrap()
-}
-
-fn key(number: u32) -> store::Key {
-    keys::slot(&web(), SlotNumber::new(number).unwrap())
 }
 
 fn full() -> Ramp {

@@ -13,7 +13,7 @@ use lbctl::store::{self, Commit, SharedStore, Txn};
 use tempfile::TempDir;
 
 use super::support::haproxy::{Backend, Haproxy, NamedServer, Options, Version, on_every_haproxy};
-use super::support::{Process, endpoint, eventually, eventually_async, lbctl};
+use super::support::{Process, endpoint, eventually, eventually_async, lbctl, table};
 
 on_every_haproxy! {
     the_daemon_fills_and_empties_haproxy_and_reports_it,
@@ -50,18 +50,22 @@ impl World {
             rest: Duration::from_secs(1),
             unplaced: Vec::new(),
         };
-        self.commit(Txn::new().put(keys::spec(&web()), serde_json::to_vec(&spec).unwrap())).await;
+        let txn = Txn::new().put(keys::spec(&web()), serde_json::to_vec(&spec).unwrap());
+        self.commit(table::confirmed(txn, &web())).await;
     }
 
     async fn put(&self, number: u32, endpoint: Endpoint, state: SlotState) {
         let (since, started) = (Timestamp::now(), Timestamp::now());
         let record = SlotRecord { endpoint, state, since, started };
-        let value = serde_json::to_vec(&record).unwrap();
-        self.commit(Txn::new().put(keys::slot(&web(), slot(number)), value)).await;
+        self.change(number, Some(record)).await;
     }
 
     async fn free(&self, number: u32) {
-        self.commit(Txn::new().delete(keys::slot(&web(), slot(number)))).await;
+        self.change(number, None).await;
+    }
+
+    async fn change(&self, number: u32, record: Option<SlotRecord>) {
+        self.commit(table::changes(&self.store, &web(), [(number, record)]).await).await;
     }
 
     async fn commit(&self, txn: Txn) {
@@ -120,10 +124,6 @@ impl World {
 
 fn web() -> BackendName {
     "web".parse().unwrap()
-}
-
-fn slot(number: u32) -> SlotNumber {
-    SlotNumber::new(number).unwrap()
 }
 
 fn in_zone(id: &str, zone: &str) -> Endpoint {

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::support::haproxy::{
     Backend, Client, Haproxy, NamedServer, Options, Version, on_every_haproxy,
 };
-use super::support::{Process, endpoint, eventually, eventually_async, lbctl};
+use super::support::{Process, endpoint, eventually, eventually_async, lbctl, table};
 
 on_every_haproxy! {
     servers_come_and_go_from_none_to_none,
@@ -119,8 +119,8 @@ impl World {
     }
 
     async fn free(&self, numbers: impl IntoIterator<Item = u32>) {
-        let delete = |txn: Txn, number| txn.delete(keys::slot(&web(), slot(number)));
-        commit(&self.store, numbers.into_iter().fold(Txn::new(), delete)).await;
+        let freed = numbers.into_iter().map(|number| (number, None));
+        commit(&self.store, table::changes(&self.store, &web(), freed).await).await;
     }
 
     async fn report(&self) -> Option<HaproxyReport> {
@@ -196,7 +196,8 @@ async fn put_spec(store: &SharedStore, slots: u32, ramp: Ramp) {
         rest: Duration::from_secs(1),
         unplaced: Vec::new(),
     };
-    commit(store, Txn::new().put(keys::spec(&web()), serde_json::to_vec(&spec).unwrap())).await;
+    let txn = Txn::new().put(keys::spec(&web()), serde_json::to_vec(&spec).unwrap());
+    commit(store, table::confirmed(txn, &web())).await;
 }
 
 async fn put_slot(
@@ -206,8 +207,8 @@ async fn put_slot(
     address: impl ToString,
     state: SlotState,
 ) {
-    let value = serde_json::to_vec(&record(id, address, state)).unwrap();
-    commit(store, Txn::new().put(keys::slot(&web(), slot(number)), value)).await;
+    let placed = [(number, Some(record(id, address, state)))];
+    commit(store, table::changes(store, &web(), placed).await).await;
 }
 
 /// One commit of several slots.

@@ -3,7 +3,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::project::Ledger;
-use crate::discover::plan::{Action, ActionKind, Answer, Content, Policy, StoredSlot, Table};
+use crate::discover::plan::{
+    Action, ActionKind, Answer, Content, Policy, Remember, StoredSlot, Table,
+};
 use crate::hsdo::{Row, Rows, Server};
 use crate::model::{
     Endpoint, EndpointId, ServerAddress, SlotNumber, SlotRecord, SlotState, Timestamp, Weight,
@@ -121,11 +123,19 @@ impl<'a> Adopter<'a> {
         }
         let Sight { policy, now, .. } = *self.sight;
         let started = policy.ramp.start_for(row.weight, now, endpoint.weight);
+        let (server, since) = (endpoint.id.clone(), now);
+        let record = SlotRecord { endpoint, state, since, started };
+        let before = stored.and_then(|stored| match &stored.content {
+            Content::Sound(record) => Some(record),
+            Content::Damaged(_) => None,
+        });
+        let removed = self.sight.table.removed.get(&row.slot);
         self.adoption.actions.push(Action {
             slot: row.slot,
             kind: ActionKind::Adopt,
-            server: endpoint.id.clone(),
-            record: Some(SlotRecord { endpoint, state, since: now, started }),
+            server,
+            remember: Remember::change(removed, removed, before, Some(&record), now),
+            record: Some(record),
             seen: stored.map(|stored| stored.modified),
         });
     }

@@ -26,11 +26,11 @@ use serde::Serialize;
 
 pub use floors::{Absences, Floors, Refusal, RefusalReason};
 pub use planner::plan;
-pub use table::{Content, StoredSlot, StoredSpec, Table};
+pub use table::{Content, StoredConfirmation, StoredRemovals, StoredSlot, StoredSpec, Table};
 
 use crate::model::{
-    BackendReport, BackendSpec, Endpoint, EndpointId, HaproxyName, Ramp, SlotNumber, SlotRecord,
-    Timestamp,
+    BackendReport, BackendSpec, Confirmation, Endpoint, EndpointId, HaproxyName, Ramp, Removal,
+    Removals, ServerAddress, SlotNumber, SlotRecord, SlotState, StoreLife, Timestamp,
 };
 use crate::store::Revision;
 
@@ -110,9 +110,32 @@ pub struct World<'a> {
     pub recent: &'a BTreeSet<EndpointId>,
     /// Slots that no server may be given now.
     pub barred: &'a BTreeSet<SlotNumber>,
+    /// Where servers are that no record speaks of, as HAProxies say or this process remembers.
+    pub places: &'a Places,
+    /// The life of the store that the table is of.
+    pub life: &'a StoreLife,
+    /// The store's revisions have gone back to this one: an older confirmation does not count.
+    pub reborn_at: Option<Revision>,
+    /// The token of this leadership, which confirms the table; `None` for who does not lead.
+    pub token: Option<Revision>,
     /// This backend's part of the reports of all live HAProxies that have it.
     pub reports: &'a [Report],
     pub now: Timestamp,
+}
+
+impl World<'_> {
+    /// Whether a leader has compared the table with what its source sees, in this life of the store.
+    /// What an unconfirmed table says of servers that are to go may be older than what they do now.
+    pub fn is_confirmed(&self) -> bool {
+        self.standing_confirmation().is_some()
+    }
+
+    fn standing_confirmation(&self) -> Option<&Confirmation> {
+        let stored = self.table.confirmed.as_ref()?;
+        let confirmation = stored.confirmation.as_ref()?;
+        let old = self.reborn_at.is_some_and(|reborn| stored.modified <= reborn);
+        (!old && !confirmation.life.is_other(self.life)).then_some(confirmation)
+    }
 }
 
 /// One live HAProxy's word on a backend.
@@ -124,12 +147,27 @@ pub struct Report {
     pub backend: BackendReport,
 }
 
+/// Where servers are served although no record of the table speaks of them: the table was lost, or
+/// something else filled HAProxy. They get these slots back, and nobody else gets them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Places {
+    pub slots: BTreeMap<ServerAddress, SlotNumber>,
+    /// What live HAProxies hold in slots of the table.
+    pub held: BTreeMap<SlotNumber, ServerAddress>,
+}
+
 /// What to write and what to tell.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Plan {
     pub actions: Vec<Action>,
     /// The spec to write, if it differs from the stored one.
     pub spec: Option<BackendSpec>,
+    /// What a leader remembers of slots before nothing of it counts any more.
+    #[serde(skip)]
+    pub forgotten: BTreeMap<SlotNumber, Revision>,
+    /// Written last: with it the table is what this leader says.
+    #[serde(skip)]
+    pub confirm: Option<Confirm>,
     pub unplaced: Vec<Unplaced>,
     pub refused: Option<Refusal>,
     /// Which HAProxies keep a slot draining or at rest.
@@ -142,7 +180,53 @@ pub struct Plan {
 impl Plan {
     /// Nothing is to be written.
     pub fn is_empty(&self) -> bool {
+        self.changes_nothing() && self.forgotten.is_empty() && self.confirm.is_none()
+    }
+
+    /// The table already is what it should be.
+    pub fn changes_nothing(&self) -> bool {
         self.actions.is_empty() && self.spec.is_none()
+    }
+}
+
+/// A leader's word on the whole table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Confirm {
+    pub confirmation: Confirmation,
+    /// The revision that last wrote the key; `None` where there is none.
+    pub seen: Option<Revision>,
+}
+
+/// What a slot remembers from now on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remember {
+    pub removals: Removals,
+    /// The revision that last wrote the key; `None` where there is none.
+    pub seen: Option<Revision>,
+}
+
+impl Remember {
+    /// What changes in a slot's memory with its record; `None` where nothing does. `known` is what
+    /// still counts of what is `stored`.
+    pub fn change(
+        stored: Option<&StoredRemovals>,
+        known: Option<&StoredRemovals>,
+        before: Option<&SlotRecord>,
+        after: Option<&SlotRecord>,
+        now: Timestamp,
+    ) -> Option<Self> {
+        let known = known.map(|stored| stored.removals.clone()).unwrap_or_default();
+        let mut removals = known.clone();
+        let stays = |address| after.is_some_and(|after| after.endpoint.address == address);
+        if let Some(before) = before.filter(|before| !stays(before.endpoint.address)) {
+            let (id, address) = (before.endpoint.id.clone(), before.endpoint.address);
+            removals.add(Removal { id, address, at: now });
+        }
+        if let Some(after) = after.filter(|after| after.state != SlotState::Rest) {
+            removals.forget(after.endpoint.address);
+        }
+        let seen = stored.map(|stored| stored.modified);
+        (removals != known).then_some(Self { removals, seen })
     }
 }
 
@@ -157,6 +241,9 @@ pub struct Action {
     /// The revision that last wrote the slot's key; `None` where there is no key.
     #[serde(skip)]
     pub seen: Option<Revision>,
+    /// Written in the same commit.
+    #[serde(skip)]
+    pub remember: Option<Remember>,
 }
 
 /// Why a slot changes.
@@ -177,6 +264,9 @@ pub enum ActionKind {
     Rest,
     /// The rest is over.
     Free,
+    /// It was to leave in another life of the store, of which nobody knows whether it still holds:
+    /// HAProxy keeps what it has.
+    Forget,
     /// The entry was damaged.
     Repair,
     /// HSDO has given the slot to it.
@@ -193,6 +283,7 @@ impl ActionKind {
             Self::Drain => "drain",
             Self::Rest => "rest",
             Self::Free => "free",
+            Self::Forget => "forget",
             Self::Repair => "repair",
             Self::Adopt => "adopt",
         }

@@ -144,12 +144,23 @@ impl Planner<'_> {
             }
             return;
         }
+        // It is there already, and as warm as one can be.
+        if let Some(number) = self.served_at(endpoint) {
+            self.occupy(number, endpoint, Timestamp::UNIX_EPOCH);
+            return;
+        }
         match self.lowest_free() {
             Some(free) => self.occupy(free, endpoint, self.world.now),
             None => {
                 self.unplaced(endpoint, UnplacedReason::NoFreeSlot);
             }
         }
+    }
+
+    /// The free slot in which this address is served, though no record says so.
+    fn served_at(&self, endpoint: &Endpoint) -> Option<SlotNumber> {
+        let number = *self.world.places.slots.get(&endpoint.address)?;
+        (self.in_range(number) && self.is_free(number)).then_some(number)
     }
 
     /// The slot that this very server, at this address, drains in or rests in.

@@ -2,10 +2,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::floors::Loss;
-use super::{Action, ActionKind, Answer, Content, Plan, Refusal, RefusalReason, Waiting, World};
+use super::{
+    Action, ActionKind, Answer, Confirm, Content, Plan, Refusal, RefusalReason, Remember, Waiting,
+    World,
+};
 use crate::model::{
-    BackendReport, BackendSpec, EndpointId, HaproxyName, SlotNumber, SlotRecord, SlotState,
-    Timestamp,
+    BackendReport, BackendSpec, Confirmation, EndpointId, HaproxyName, SlotNumber, SlotRecord,
+    SlotState, Timestamp,
 };
 use crate::store::Revision;
 
@@ -19,12 +22,18 @@ const MAX_SKEW: Duration = Duration::from_secs(60);
 pub fn plan(world: &World<'_>) -> Plan {
     let mut planner = Planner::new(world);
     if let Some(answer) = world.answer {
+        if !world.is_confirmed() {
+            planner.forget_old_orders(answer);
+        }
         planner.drain_doubles(answer);
         planner.drain_leaving(answer);
         planner.remove_vanished(answer);
         planner.place_all(answer);
     }
-    planner.step_down();
+    // An order of another life of the store is not carried out before it is given again.
+    if world.is_confirmed() || world.answer.is_some() {
+        planner.step_down();
+    }
     planner.finish()
 }
 
@@ -36,6 +45,8 @@ pub(super) struct Planner<'a> {
     left: BTreeMap<&'a EndpointId, Vec<SlotNumber>>,
     /// No slot up to this number is free.
     full_to: u32,
+    /// Slots in which somebody is known to be served.
+    reserved: BTreeSet<SlotNumber>,
 }
 
 /// A slot as the plan has it so far.
@@ -61,7 +72,11 @@ impl<'a> Planner<'a> {
         for (number, record) in world.table.records().filter(|(_, r)| r.state != SlotState::Ready) {
             left.entry(&record.endpoint.id).or_default().push(number);
         }
-        Self { world, slots: slots.collect(), plan: Plan::default(), left, full_to: 0 }
+        let places = world.places;
+        let mut reserved: BTreeSet<SlotNumber> = places.held.keys().copied().collect();
+        let in_range = |slot: &SlotNumber| slot.get() <= world.policy.slots;
+        reserved.extend(places.slots.values().copied().filter(in_range));
+        Self { world, slots: slots.collect(), plan: Plan::default(), left, full_to: 0, reserved }
     }
 
     /// Every slot in a state, with its record.
@@ -92,6 +107,21 @@ impl<'a> Planner<'a> {
 
     pub(super) fn in_range(&self, number: SlotNumber) -> bool {
         number.get() <= self.world.policy.slots
+    }
+
+    /// Servers that were to leave in another life of the store, and of whom the source says nothing:
+    /// they may have come back since, so that HAProxy keeps what it has. Those that the source sees
+    /// are placed again.
+    fn forget_old_orders(&mut self, answer: &Answer) {
+        for slot in self.slots.values_mut() {
+            let gone = |record: &SlotRecord| {
+                record.state != SlotState::Ready && !answer.knows(&record.endpoint.id)
+            };
+            if slot.record.as_ref().is_some_and(gone) {
+                slot.record = None;
+                slot.changed = Some(ActionKind::Forget);
+            }
+        }
     }
 
     /// Of several ready slots of one id, or at one address, one stays: a damaged table, or a crash
@@ -221,20 +251,22 @@ impl<'a> Planner<'a> {
         SlotNumber::first(self.world.policy.slots).filter(|number| self.is_free(*number))
     }
 
-    fn is_free(&self, number: SlotNumber) -> bool {
+    pub(super) fn is_free(&self, number: SlotNumber) -> bool {
         !self.slots.contains_key(&number) && !self.world.barred.contains(&number)
     }
 
     /// A plan takes slots and gives none back, so that each search goes on where the last one ended.
+    /// Those in which HAProxies hold a server stay free, and those that are kept for one come last.
     pub(super) fn lowest_free(&mut self) -> Option<SlotNumber> {
         while self.full_to < self.world.policy.slots {
             let number = SlotNumber::new(self.full_to + 1).ok()?;
-            if self.is_free(number) {
+            if self.is_free(number) && !self.reserved.contains(&number) {
                 return Some(number);
             }
             self.full_to += 1;
         }
-        None
+        let held = &self.world.places.held;
+        self.reserved.iter().copied().find(|n| self.is_free(*n) && !held.contains_key(n))
     }
 
     /// The slots that a server drained or rested in before this plan.
@@ -332,6 +364,8 @@ impl<'a> Planner<'a> {
     fn finish(mut self) -> Plan {
         self.plan.unplaced.sort();
         self.plan.spec = self.spec();
+        self.plan.forgotten = self.forgotten();
+        self.plan.confirm = self.confirm();
         for (number, slot) in self.slots {
             let Some(kind) = slot.changed else {
                 continue;
@@ -344,6 +378,14 @@ impl<'a> Planner<'a> {
             if before.is_some() && before == slot.record.as_ref() {
                 continue;
             }
+            let removed = self.world.table.removed.get(&number);
+            let known = removed.filter(|_| self.world.is_confirmed());
+            let before_it = before.filter(|_| kind != ActionKind::Forget);
+            let remember =
+                Remember::change(removed, known, before_it, slot.record.as_ref(), self.world.now);
+            if remember.is_some() {
+                self.plan.forgotten.remove(&number);
+            }
             let server = slot.record.as_ref().or(before).map(|r| r.endpoint.id.clone());
             self.plan.actions.extend(server.map(|server| Action {
                 slot: number,
@@ -351,6 +393,7 @@ impl<'a> Planner<'a> {
                 server,
                 record: slot.record,
                 seen: slot.seen,
+                remember,
             }));
         }
         // What takes traffic comes first, so that capacity never dips between two commits.
@@ -360,8 +403,32 @@ impl<'a> Planner<'a> {
         self.plan
     }
 
-    /// The spec, where the stored one differs.
+    /// What was remembered in another life of the store.
+    fn forgotten(&self) -> BTreeMap<SlotNumber, Revision> {
+        let world = self.world;
+        if world.is_confirmed() || world.answer.is_none() {
+            return BTreeMap::new();
+        }
+        world.table.removed.iter().map(|(number, stored)| (*number, stored.modified)).collect()
+    }
+
+    /// This leadership's word on the table, where it has not said it yet. It has compared the table
+    /// with an answer of the source then.
+    fn confirm(&self) -> Option<Confirm> {
+        let world = self.world;
+        let token = world.token.filter(|_| world.answer.is_some())?;
+        let confirmation = Confirmation { life: world.life.clone(), token };
+        let seen = world.table.confirmed.as_ref().map(|stored| stored.modified);
+        let said = world.standing_confirmation() == Some(&confirmation);
+        (!said).then_some(Confirm { confirmation, seen })
+    }
+
+    /// The spec, where the stored one differs. Without an answer there is nothing that a table which
+    /// is not there could be made of.
     fn spec(&self) -> Option<BackendSpec> {
+        if self.world.answer.is_none() && self.world.table.spec.is_none() {
+            return None;
+        }
         let policy = self.world.policy;
         let stored = self.world.table.spec.as_ref().and_then(|stored| stored.spec.as_ref());
         let unplaced = match (self.world.answer, stored) {

@@ -3,8 +3,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 
 use super::Action;
-use crate::model::{BackendName, BackendSpec, Endpoint, SlotNumber, SlotRecord, SlotState, keys};
-use crate::model::{EndpointId, Timestamp};
+use crate::model::{
+    BackendName, BackendSpec, Confirmation, Endpoint, EndpointId, Removals, SlotNumber, SlotRecord,
+    SlotState, Timestamp, keys,
+};
 use crate::store::{Entry, Key, Revision};
 
 /// A backend's keys in the store, as far as they can be read.
@@ -13,7 +15,10 @@ pub struct Table {
     pub spec: Option<StoredSpec>,
     /// The slots that are held, and those whose entry is damaged. Any other is free.
     pub slots: BTreeMap<SlotNumber, StoredSlot>,
-    /// Keys that are neither: left alone, and shown.
+    /// Who left the slots before.
+    pub removed: BTreeMap<SlotNumber, StoredRemovals>,
+    pub confirmed: Option<StoredConfirmation>,
+    /// Keys that are none of these: left alone, and shown.
     pub strays: Vec<Key>,
 }
 
@@ -22,6 +27,30 @@ pub struct Table {
 pub struct StoredSpec {
     pub modified: Revision,
     pub spec: Option<BackendSpec>,
+}
+
+/// What is remembered of a slot. What cannot be read is forgotten: then HAProxy goes on serving
+/// whom it serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredRemovals {
+    pub modified: Revision,
+    pub removals: Removals,
+}
+
+/// A leader's word on the whole table; without a `confirmation` it cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredConfirmation {
+    pub modified: Revision,
+    pub confirmation: Option<Confirmation>,
+}
+
+impl StoredConfirmation {
+    /// One that holds in a store that does not say which life it is in.
+    #[cfg(test)]
+    pub fn of_any_life() -> Self {
+        let (life, token) = Default::default();
+        Self { modified: Revision::default(), confirmation: Some(Confirmation { life, token }) }
+    }
 }
 
 /// A slot's entry.
@@ -42,20 +71,24 @@ pub enum Content {
 impl Table {
     /// Reads the entries under [`keys::backend`].
     pub fn read<'a>(backend: &BackendName, entries: impl IntoIterator<Item = &'a Entry>) -> Self {
-        let (spec, slots) = (keys::spec(backend), keys::slots(backend));
+        let (spec, confirmed) = (keys::spec(backend), keys::confirmed(backend));
+        let (slots, removed) = (keys::slots(backend), keys::removed(backend));
         let mut table = Self::default();
         for entry in entries {
+            let modified = entry.modified;
             if entry.key == spec {
-                let spec = serde_json::from_slice(&entry.value).ok();
-                table.spec = Some(StoredSpec { modified: entry.modified, spec });
-                continue;
-            }
-            match slots.strip(&entry.key).and_then(slot_number) {
-                Some(number) => {
-                    let content = Content::read(&entry.value);
-                    table.slots.insert(number, StoredSlot { modified: entry.modified, content });
-                }
-                None => table.strays.push(entry.key.clone()),
+                table.spec = Some(StoredSpec { modified, spec: entry.json().ok() });
+            } else if entry.key == confirmed {
+                let confirmation = entry.json().ok();
+                table.confirmed = Some(StoredConfirmation { modified, confirmation });
+            } else if let Some(number) = slots.strip(&entry.key).and_then(slot_number) {
+                let content = Content::read(&entry.value);
+                table.slots.insert(number, StoredSlot { modified, content });
+            } else if let Some(number) = removed.strip(&entry.key).and_then(slot_number) {
+                let removals = entry.json().unwrap_or_default();
+                table.removed.insert(number, StoredRemovals { modified, removals });
+            } else {
+                table.strays.push(entry.key.clone());
             }
         }
         table

@@ -13,6 +13,10 @@ struct Bench {
     reports: Vec<Report>,
     confirmed: BTreeSet<EndpointId>,
     kept: BTreeSet<EndpointId>,
+    places: Places,
+    life: StoreLife,
+    reborn_at: Option<Revision>,
+    token: Option<Revision>,
     revision: u64,
     now: Timestamp,
 }
@@ -35,11 +39,15 @@ impl Bench {
         };
         Self {
             policy,
-            table: Table::default(),
+            table: Table { confirmed: Some(StoredConfirmation::of_any_life()), ..Table::default() },
             answer: None,
             reports: Vec::new(),
             confirmed: BTreeSet::new(),
             kept: BTreeSet::new(),
+            places: Places::default(),
+            life: StoreLife::default(),
+            reborn_at: None,
+            token: None,
             revision: 0,
             now: Timestamp::from_second(1_700_000_000).unwrap(),
         }
@@ -54,6 +62,10 @@ impl Bench {
             kept: &self.kept,
             recent: &BTreeSet::new(),
             barred: &BTreeSet::new(),
+            places: &self.places,
+            life: &self.life,
+            reborn_at: self.reborn_at,
+            token: self.token,
             reports: &self.reports,
             now: self.now,
         })
@@ -74,6 +86,21 @@ impl Bench {
                 }
                 None => _ = self.table.slots.remove(&action.slot),
             }
+            if let Some(Remember { removals, seen }) = action.remember.clone() {
+                let modified = Revision(self.revision);
+                let stored = StoredRemovals { modified, removals };
+                let before = self.table.removed.insert(action.slot, stored);
+                assert_eq!(seen, before.map(|before| before.modified));
+            }
+        }
+        for (slot, seen) in &plan.forgotten {
+            let before = self.table.removed.remove(slot).map(|before| before.modified);
+            assert_eq!(before, Some(*seen));
+        }
+        if let Some(Confirm { confirmation, seen }) = plan.confirm.clone() {
+            assert_eq!(seen, self.table.confirmed.as_ref().map(|before| before.modified));
+            let (modified, confirmation) = (Revision(self.revision), Some(confirmation));
+            self.table.confirmed = Some(StoredConfirmation { modified, confirmation });
         }
         if let Some(spec) = &plan.spec {
             let modified = Revision(self.revision);

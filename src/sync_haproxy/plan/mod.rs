@@ -1,8 +1,10 @@
+mod leave;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::desired::{Desired, Wanted};
 use super::names::{self, Places};
-use super::problem::Problem;
+use super::problem::{Problem, Why};
 use super::target::{Dynamic, Mode, Target};
 use crate::haproxy::{AdminState, Command, ObservedServer, ServerRef};
 use crate::model::{ServerAddress, SlotNumber, Weight};
@@ -35,13 +37,25 @@ pub struct Plan {
     pub drift: BTreeSet<SlotNumber>,
     /// Held slots that HAProxy has no place for.
     pub unplaced: Vec<SlotNumber>,
-    /// Slots that are to drain and go on serving, since no server that stays takes traffic yet.
+    /// Slots whose servers are to go and go on serving, since no server that stays takes traffic yet.
     pub held: BTreeSet<SlotNumber>,
+    /// Servers that stay although the table has no slot for them, and why.
+    pub unordered: BTreeMap<SlotNumber, Unordered>,
+    /// Servers that have a slot's name and that lbctl did not place, where they serve.
+    pub taken: BTreeMap<SlotNumber, ServerAddress>,
     /// Dynamic servers in maint that are still to be deleted.
     pub leftovers: BTreeSet<SlotNumber>,
     /// Live sessions of the slots that are to drain, where they were read.
     pub sessions: BTreeMap<SlotNumber, u64>,
     pub problems: Vec<Problem>,
+}
+
+/// A server that stays although the table has no slot for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unordered {
+    pub why: Why,
+    pub name: String,
+    pub address: Option<ServerAddress>,
 }
 
 /// Plans the next round. `servers` is the observed backend, `None` where HAProxy has no such one.
@@ -76,6 +90,13 @@ enum Urgency {
     Delete,
 }
 
+impl Urgency {
+    /// Whether a step of it may take a server away from those that it serves.
+    fn ends_service(self) -> bool {
+        matches!(self, Self::Stop | Self::Move | Self::Delete)
+    }
+}
+
 struct Step {
     urgency: Urgency,
     commands: Vec<Command>,
@@ -101,7 +122,10 @@ impl Planner<'_> {
                 steps.push((slot, step));
             }
         }
-        plan.held = self.hold(&mut steps);
+        self.keep_unordered(&mut steps, &mut plan);
+        plan.held = self.hold(&mut steps, &plan);
+        plan.problems.extend(self.kept(&plan));
+        plan.taken = self.taken();
         steps.sort_by_key(|(_, step)| step.urgency);
         let actions = |(slot, step): (SlotNumber, Step)| {
             step.commands.into_iter().map(move |command| Action { slot, command })
@@ -109,45 +133,6 @@ impl Planner<'_> {
         plan.actions = steps.into_iter().flat_map(actions).collect();
         plan.sessions = self.sessions();
         plan
-    }
-
-    /// Takes out the drains that would leave no server up while one is still to come: a server that
-    /// takes the place of another has to pass its first checks, and its ramp may begin at weight 0.
-    /// The table ends a drain that takes too long, which nothing holds up.
-    fn hold(&self, steps: &mut Vec<(SlotNumber, Step)>) -> BTreeSet<SlotNumber> {
-        let serves = |slot| self.places.get(slot).is_some_and(takes_traffic);
-        let ends = |(slot, step): &(SlotNumber, Step)| {
-            let drains = matches!(self.wanted.of(*slot), Desired::Drain { .. });
-            (drains && step.urgency == Urgency::Stop && serves(*slot)).then_some(*slot)
-        };
-        let drains: BTreeSet<SlotNumber> = steps.iter().filter_map(ends).collect();
-        if drains.is_empty() {
-            return drains;
-        }
-        let steps_of: BTreeMap<SlotNumber, Urgency> =
-            steps.iter().map(|(slot, step)| (*slot, step.urgency)).collect();
-        let stays = |(slot, desired)| match desired {
-            Desired::KeepAsIs => serves(slot),
-            Desired::Ready { weight, .. } => {
-                let starts = || steps_of.get(&slot).is_some_and(|step| *step != Urgency::Weigh);
-                weight > Weight::ZERO && serves(slot) && !starts()
-            }
-            Desired::Maint | Desired::Drain { .. } => false,
-        };
-        let comes = |(slot, desired)| match (desired, self.places.get(slot)) {
-            (Desired::Ready { target, .. }, Some(server)) => {
-                self.possible(target, server) > Weight::ZERO
-            }
-            (Desired::Ready { target, .. }, None) => {
-                target > Weight::ZERO && steps_of.contains_key(&slot)
-            }
-            _ => false,
-        };
-        if self.wanted.held().any(stays) || !self.wanted.held().any(comes) {
-            return BTreeSet::new();
-        }
-        steps.retain(|(slot, _)| !drains.contains(slot));
-        drains
     }
 
     /// Every slot that the table or HAProxy has: what it is to be, and the server in its place.
@@ -159,7 +144,7 @@ impl Planner<'_> {
             let slot = next.into_iter().flatten().min()?;
             let desired = wanted.next_if(|(at, _)| *at == slot);
             let server = places.next_if(|(at, _)| *at == slot);
-            let desired = desired.map_or(Desired::Maint, |(_, desired)| desired);
+            let desired = desired.map_or(Desired::Free, |(_, desired)| desired);
             Some((slot, desired, server.map(|(_, server)| server)))
         })
     }
@@ -173,7 +158,9 @@ impl Planner<'_> {
         plan: &mut Plan,
     ) -> (Option<Step>, bool) {
         match (server, &self.target.mode) {
-            (Some(server), Mode::Dynamic(_)) if desired == Desired::Maint => {
+            (Some(server), Mode::Dynamic(_))
+                if matches!(desired, Desired::Maint | Desired::Free) =>
+            {
                 let step = self.delete(slot, server);
                 let in_maint = step.urgency == Urgency::Delete;
                 if in_maint {
@@ -187,6 +174,8 @@ impl Planner<'_> {
                 (step, drifts)
             }
             (None, _) if !desired.needs_server() => (None, false),
+            // Somebody else put it there.
+            (None, _) if self.is_served_by_others(slot, desired) => (None, false),
             (None, Mode::Slots) => {
                 plan.unplaced.push(slot);
                 (None, true)
@@ -212,8 +201,8 @@ impl Planner<'_> {
         };
         let address = match desired {
             Desired::KeepAsIs => return None,
-            Desired::Maint if admin == AdminState::Maint => return None,
-            Desired::Maint => return stop(AdminState::Maint),
+            Desired::Maint | Desired::Free if admin == AdminState::Maint => return None,
+            Desired::Maint | Desired::Free => return stop(AdminState::Maint),
             Desired::Drain { address } | Desired::Ready { address, .. } => address,
         };
         if !shows(server, address) {
@@ -330,7 +319,7 @@ impl Planner<'_> {
     /// A new server begins in maint and without checks: the next rounds start it.
     fn add(&self, slot: SlotNumber, desired: Desired, dynamic: &Dynamic) -> Result<Step, Problem> {
         let server = self.server(slot);
-        let id = dynamic.id_base.saturating_add(slot.get());
+        let id = dynamic.id_of(slot);
         if let Some(owner) = self.places.foreign.get(&id) {
             let (backend, owner) = (self.target.backend.clone(), owner.clone());
             return Err(Problem::IdTaken { backend, id, owner });
@@ -338,13 +327,47 @@ impl Planner<'_> {
         let (address, weight) = match desired {
             Desired::Ready { address, weight, .. } => (address, weight),
             Desired::Drain { address } => (address, Weight::ZERO),
-            Desired::Maint | Desired::KeepAsIs => {
+            Desired::Free | Desired::Maint | Desired::KeepAsIs => {
                 return Ok(Step { urgency: Urgency::Start, commands: Vec::new() });
             }
         };
         let options = dynamic.options.clone();
         let command = Command::AddServer { server, address, id, weight, options };
         Ok(Step { urgency: Urgency::Move, commands: vec![command] })
+    }
+
+    /// Whether a server that lbctl did not place has the slot's name and serves what it is to serve.
+    fn is_served_by_others(&self, slot: SlotNumber, desired: Desired) -> bool {
+        let taken = self.places.taken.get(&slot);
+        let ready = taken.filter(|server| server.admin.state() == AdminState::Ready);
+        match desired {
+            Desired::Ready { address, .. } => ready.is_some_and(|server| shows(server, address)),
+            _ => false,
+        }
+    }
+
+    fn taken(&self) -> BTreeMap<SlotNumber, ServerAddress> {
+        let serving =
+            self.places.taken.iter().filter(|(_, s)| s.admin.state() != AdminState::Maint);
+        serving.filter_map(|(slot, server)| Some((*slot, address_of(server)?))).collect()
+    }
+
+    /// What is told of the servers that stay though they have no slot.
+    fn kept(&self, plan: &Plan) -> Vec<Problem> {
+        let mut names: BTreeMap<Why, Vec<String>> = BTreeMap::new();
+        for Unordered { why, name, address } in plan.unordered.values() {
+            let at = address.map(|address| format!(" at {address}")).unwrap_or_default();
+            names.entry(*why).or_default().push(format!("{name}{at}"));
+        }
+        let (backend, table) = (&self.target.backend, &self.target.from);
+        let problem = |(why, servers)| {
+            let (backend, table) = (backend.clone(), table.clone());
+            match why {
+                Why::Unconfirmed => Problem::Unconfirmed { backend, table },
+                why => Problem::Unordered { backend, table, servers, why },
+            }
+        };
+        names.into_iter().map(problem).collect()
     }
 
     fn delete(&self, slot: SlotNumber, server: &ObservedServer) -> Step {
@@ -388,6 +411,11 @@ fn takes_traffic(server: &ObservedServer) -> bool {
 /// with weight 0 though its ramp begins higher.
 fn cut_short(server: &ObservedServer, from_zero: bool) -> bool {
     server.weight == 0 && !from_zero && server.check_enabled && server.operational != 0
+}
+
+/// The address that a server shows.
+fn address_of(server: &ObservedServer) -> Option<ServerAddress> {
+    ServerAddress::new(server.address?, server.port).ok()
 }
 
 /// Whether a server has this address now.

@@ -5,7 +5,8 @@ use std::slice;
 use super::*;
 use crate::haproxy::AdminFlags;
 use crate::model::{Endpoint, SlotState};
-use crate::sync_haproxy::table::Held;
+use crate::sync_haproxy::table::{Held, Left, Table};
+use crate::sync_haproxy::target::Licence;
 use crate::sync_haproxy::testing::{at, endpoint, held, named, table, target};
 
 const READY: AdminFlags = AdminFlags(4);
@@ -27,6 +28,22 @@ fn serving() -> ObservedServer {
 fn wanted(slots: &[(u32, Held)]) -> Wanted {
     // Long after the ramp.
     Wanted::compute(&table(slots), &target(), at(1_000_000))
+}
+
+/// The same of a table that remembers who left slot 1.
+fn after(slots: &[(u32, Held)], left: &[&str]) -> Wanted {
+    let addresses = left.iter().map(|address| address.parse().unwrap()).collect();
+    let removed = [(SlotNumber::new(1).unwrap(), Left::Servers(addresses))].into();
+    Wanted::compute(&Table { removed, ..table(slots) }, &target(), at(1_000_000))
+}
+
+/// Why a server stays.
+fn kept(target: &Target, wanted: &Wanted, servers: &[ObservedServer]) -> Option<Why> {
+    let plan = plan(target, wanted, Some(servers), &Learnt::default());
+    let kept = plan.unordered.values().next()?;
+    assert!(plan.actions.is_empty(), "{:?}", plan.actions);
+    assert!(plan.problems.iter().any(|problem| problem.to_string().contains("app")));
+    Some(kept.why)
 }
 
 fn one(state: SlotState) -> Wanted {
@@ -59,8 +76,10 @@ fn a_server_that_is_right_gets_no_command_though_its_flags_are_not_zero() {
 fn another_address_waits_in_maint_until_it_shows() {
     let moved = ObservedServer { port: 81, ..serving() };
     let expected = ["set server app/srv1 state maint", "set server app/srv1 addr 10.0.0.1 port 80"];
-    assert_eq!(planned(&one(SlotState::Ready), &moved), expected);
-    assert_eq!(planned(&one(SlotState::Drain), &moved), expected);
+    for state in [SlotState::Ready, SlotState::Drain] {
+        let wanted = after(&[(1, held(endpoint("a"), state))], &["10.0.0.1:81"]);
+        assert_eq!(planned(&wanted, &moved), expected);
+    }
     let in_maint = ObservedServer { admin: AdminFlags(5), ..moved };
     assert_eq!(planned(&one(SlotState::Ready), &in_maint), expected[1..]);
 }
@@ -121,7 +140,7 @@ fn a_drain_begins_with_state_drain_and_ends_with_maint() {
     };
     assert_eq!(sessions(&one(SlotState::Drain)), [(SlotNumber::new(1).unwrap(), 3)].into());
     assert_eq!(sessions(&one(SlotState::Rest)), BTreeMap::new());
-    for ended in [one(SlotState::Rest), wanted(&[])] {
+    for ended in [one(SlotState::Rest), after(&[], &["10.0.0.1:80"])] {
         assert_eq!(planned(&ended, &draining), ["set server app/srv1 state maint"]);
     }
     assert_eq!(planned(&one(SlotState::Ready), &draining), ["set server app/srv1 state ready"]);
@@ -148,7 +167,7 @@ fn the_last_servers_that_serve_drain_once_one_that_stays_is_up() {
     assert!(!drained(&[serving(), new(READY, 2, 0)]), "the new one has no weight yet");
     assert!(drained(&[serving(), new(READY, 2, 100)]));
     assert!(drained(&[serving(), new(READY, 2, 90)]), "its weight grows while it serves");
-    assert!(drained(&[serving()]), "HAProxy has no place for the new one: none will come");
+    assert!(!drained(&[serving()]), "HAProxy has no place for the new one");
     let down = ObservedServer { operational: 0, ..serving() };
     assert!(drained(&[down, named("srv2")]), "it serves nobody");
 }
@@ -194,15 +213,139 @@ fn nobody_waits_for_a_server_whose_only_weight_is_zero() {
 }
 
 #[test]
-fn a_backend_that_is_emptied_drains_and_a_server_that_has_gone_is_never_held() {
+fn a_backend_that_is_emptied_drains_and_a_server_that_rests_is_held_while_it_serves() {
     assert_eq!(planned(&one(SlotState::Drain), &serving()), ["set server app/srv1 state drain"]);
     let gone = wanted(&[
         (1, held(endpoint("a"), SlotState::Rest)),
+        (
+            2,
+            held(
+                Endpoint { address: "10.0.0.2:80".parse().unwrap(), ..endpoint("b") },
+                SlotState::Ready,
+            ),
+        ),
+    ]);
+    let first = |server: ObservedServer| {
+        let servers = [server, named("srv2")];
+        lines(&plan(&target(), &gone, Some(&servers), &Learnt::default()))[0].clone()
+    };
+    assert_eq!(first(serving()), "set server app/srv2 addr 10.0.0.2 port 80");
+    let down = ObservedServer { operational: 0, ..serving() };
+    assert_eq!(first(down), "set server app/srv1 state maint");
+}
+
+#[test]
+fn a_server_without_a_record_stays_whatever_its_health_until_it_may_go() {
+    let nothing = wanted(&[]);
+    let down = ObservedServer { operational: 0, ..serving() };
+    for server in [serving(), down, ObservedServer { admin: DRAIN, sessions: None, ..serving() }] {
+        assert_eq!(kept(&target(), &nothing, slice::from_ref(&server)), Some(Why::NoRecord));
+        let dynamic = dynamic("check", 0);
+        assert_eq!(kept(&dynamic, &nothing, slice::from_ref(&server)), Some(Why::NoRecord));
+        assert_eq!(kept(&target(), &after(&[], &["10.0.0.1:80"]), &[server]), None);
+    }
+    let other = after(&[], &["10.0.0.1:81"]);
+    assert_eq!(kept(&target(), &other, &[serving()]), Some(Why::NoRecord));
+    let licence = Licence { allow_drop: true, ..Licence::default() };
+    assert_eq!(kept(&Target { licence, ..target() }, &nothing, &[serving()]), None);
+    let licence = Licence { take_over: true, ..Licence::default() };
+    let taking = Target { licence, ..target() };
+    assert_eq!(kept(&taking, &nothing, &[serving()]), Some(Why::NoRecord));
+}
+
+#[test]
+fn a_server_is_not_displaced_by_a_record_that_does_not_send_it_away() {
+    let other = ObservedServer { port: 81, ..serving() };
+    for state in [SlotState::Ready, SlotState::Drain, SlotState::Rest] {
+        assert_eq!(kept(&target(), &one(state), slice::from_ref(&other)), Some(Why::Displaced));
+        let licence = Licence { take_over: true, ..Licence::default() };
+        let target = Target { licence, ..target() };
+        assert_eq!(kept(&target, &one(state), slice::from_ref(&other)), None);
+    }
+}
+
+#[test]
+fn nothing_is_taken_down_for_a_table_that_nobody_stands_behind() {
+    let of = |slots: &[(u32, Held)]| {
+        let table = Table { confirmed: false, ..table(slots) };
+        Wanted::compute(&table, &target(), at(1_000_000))
+    };
+    for state in [SlotState::Drain, SlotState::Rest] {
+        let wanted = of(&[(1, held(endpoint("a"), state))]);
+        assert_eq!(kept(&target(), &wanted, &[serving()]), Some(Why::Unconfirmed));
+    }
+    let ready = of(&[(1, held(endpoint("a"), SlotState::Ready))]);
+    let in_maint = named("srv1");
+    assert_eq!(planned(&ready, &in_maint), ["set server app/srv1 addr 10.0.0.1 port 80"]);
+}
+
+#[test]
+fn servers_that_lbctl_did_not_place_are_left_alone_until_it_is_told_to_take_over() {
+    let server = |name: &str, port, admin| ObservedServer {
+        name: name.into(),
+        port,
+        admin: AdminFlags(admin),
+        ..serving()
+    };
+    let statics = [server("srv1", 81, 0), server("srv2", 82, 1), server("srv3", 80, 5)];
+    let both = wanted(&[
+        (1, held(endpoint("a"), SlotState::Ready)),
         (2, held(endpoint("b"), SlotState::Ready)),
     ]);
-    let servers = [serving(), named("srv2")];
-    let plan = plan(&target(), &gone, Some(&servers), &Learnt::default());
-    assert_eq!(lines(&plan)[0], "set server app/srv1 state maint");
+    let unasked = plan(&target(), &both, Some(&statics), &Learnt::default());
+    assert!(unasked.actions.is_empty(), "{:?}", unasked.actions);
+    assert_eq!(unasked.unplaced.len(), 2);
+    assert_eq!(unasked.taken.len(), 1, "only what serves is told to discover");
+    let problem = unasked.problems[0].to_string();
+    assert!(problem.contains("did not place srv1, srv2") && problem.contains("--take-over"));
+    let licence = Licence { take_over: true, ..Licence::default() };
+    let taking = Target { licence, ..target() };
+    let taken = plan(&taking, &both, Some(&statics), &Learnt::default());
+    assert!(lines(&taken).contains(&"set server app/srv2 addr 10.0.0.1 port 80".to_owned()));
+}
+
+#[test]
+fn a_server_that_somebody_else_put_in_its_slot_is_right_as_it_is() {
+    let own = ObservedServer { admin: AdminFlags(0), weight: 7, ..serving() };
+    let plan = plan(&target(), &one(SlotState::Ready), Some(&[own]), &Learnt::default());
+    assert!(plan.actions.is_empty() && plan.drift.is_empty() && plan.unordered.is_empty());
+}
+
+/// As a script has filled the places: each server in the place of another.
+#[test]
+fn servers_in_each_others_places_move_one_by_one() {
+    let at_port = |name: &str, port| ObservedServer { name: name.into(), port, ..serving() };
+    let with_port = |id: &str, port| {
+        let address = endpoint(id).address.with_port(port).unwrap();
+        held(Endpoint { address, ..endpoint(id) }, SlotState::Ready)
+    };
+    let table = [(1, with_port("a", 81)), (2, with_port("b", 82)), (3, with_port("c", 83))];
+    let moved = |servers: &[ObservedServer]| {
+        let plan = plan(&target(), &wanted(&table), Some(servers), &Learnt::default());
+        let moves = lines(&plan).into_iter().filter(|line| line.contains(" addr "));
+        moves.collect::<Vec<_>>()
+    };
+    let mixed = [at_port("srv1", 82), at_port("srv2", 83), at_port("srv3", 81)];
+    assert_eq!(moved(&mixed), ["set server app/srv1 addr 10.0.0.1 port 81"]);
+    let starting = ObservedServer { operational: 0, ..at_port("srv1", 81) };
+    assert_eq!(moved(&[starting, mixed[1].clone(), mixed[2].clone()]), [""; 0]);
+    let first = at_port("srv1", 81);
+    let then = [first.clone(), mixed[1].clone(), mixed[2].clone()];
+    assert_eq!(moved(&then), ["set server app/srv3 addr 10.0.0.1 port 83"]);
+    let last = [first, mixed[1].clone(), at_port("srv3", 83)];
+    assert_eq!(moved(&last), ["set server app/srv2 addr 10.0.0.1 port 82"]);
+}
+
+#[test]
+fn a_server_in_two_places_leaves_the_other_one_once_it_serves_in_its_own() {
+    let twice = |up| {
+        let second = ObservedServer { name: "srv2".into(), ..serving() };
+        let own = ObservedServer { operational: up, ..serving() };
+        let servers = [own, second];
+        lines(&plan(&target(), &one(SlotState::Ready), Some(&servers), &Learnt::default()))
+    };
+    assert_eq!(twice(2), ["set server app/srv2 state maint"]);
+    assert_eq!(twice(0), [""; 0]);
 }
 
 #[test]
@@ -277,8 +420,13 @@ fn a_dynamic_server_is_added_with_its_slots_id_and_started_once_it_shows() {
     let ready = one(SlotState::Ready);
     let added = plan(&target, &ready, Some(&[]), &Learnt::default());
     assert_eq!(lines(&added), ["add server app/srv1 10.0.0.1:80 id 101 weight 100 check inter 2s"]);
-    let new =
-        ObservedServer { admin: AdminFlags(1), operational: 0, check_enabled: false, ..serving() };
+    let new = ObservedServer {
+        id: 101,
+        admin: AdminFlags(1),
+        operational: 0,
+        check_enabled: false,
+        ..serving()
+    };
     let started = plan(&target, &ready, Some(&[new]), &Learnt::default());
     assert_eq!(
         lines(&started),
@@ -295,7 +443,8 @@ fn a_dynamic_server_is_added_with_its_slots_id_and_started_once_it_shows() {
 #[test]
 fn a_dynamic_server_is_deleted_once_it_is_in_maint() {
     let target = dynamic("check", 0);
-    let commands = |server| plan(&target, &wanted(&[]), Some(&[server]), &Learnt::default());
+    let left = after(&[], &["10.0.0.1:80"]);
+    let commands = |server| plan(&target, &left, Some(&[server]), &Learnt::default());
     let first = commands(serving());
     assert_eq!(lines(&first), ["set server app/srv1 state maint"]);
     assert_eq!((first.drift.len(), first.leftovers.len()), (1, 0));
@@ -315,14 +464,26 @@ fn an_id_of_another_server_is_a_problem_and_not_a_command() {
 
 #[test]
 fn dead_servers_leave_before_anything_else() {
-    let here = |id: &str, port| {
+    let at = |id: &str, port, state| {
         let address = endpoint(id).address.with_port(port).unwrap();
-        held(Endpoint { address, ..endpoint(id) }, SlotState::Ready)
+        held(Endpoint { address, ..endpoint(id) }, state)
     };
-    let desired = wanted(&[(1, here("a", 81)), (3, held(endpoint("c"), SlotState::Ready))]);
-    let in_maint = ObservedServer { name: "srv3".into(), admin: AdminFlags(5), ..serving() };
-    let leaving = ObservedServer { name: "srv4".into(), ..serving() };
-    let servers = [serving(), in_maint, leaving];
+    let here = |id, port| at(id, port, SlotState::Ready);
+    let desired = after(
+        &[
+            (1, here("a", 81)),
+            (3, here("c", 83)),
+            (4, at("d", 84, SlotState::Rest)),
+            (5, here("e", 85)),
+        ],
+        &["10.0.0.1:80"],
+    );
+    let there = |name: &str, port| ObservedServer { name: name.into(), port, ..serving() };
+    let in_maint = ObservedServer { admin: AdminFlags(5), ..there("srv3", 83) };
+    let leaving = there("srv4", 84);
+    let stays = there("srv5", 85);
+    let down = ObservedServer { operational: 0, ..serving() };
+    let servers = [down, in_maint, leaving, stays];
     let plan = plan(&target(), &desired, Some(&servers), &Learnt::default());
     let order: Vec<String> = lines(&plan).iter().map(|l| l[11..].to_owned()).collect();
     assert_eq!(

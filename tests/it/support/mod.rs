@@ -10,6 +10,7 @@ pub mod network;
 pub mod process;
 pub mod proxy;
 pub mod server;
+pub mod table;
 pub mod world;
 
 use std::io::{Read as _, Write as _};

@@ -19,7 +19,7 @@ use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::support::haproxy::{Backend, Haproxy, Options, Server, Version, on_every_haproxy};
-use super::support::{DEADLINE, LightServer, Process, Random, endpoint, lbctl, soak};
+use super::support::{DEADLINE, LightServer, Process, Random, endpoint, lbctl, soak, table};
 use tap::Tap;
 use witness::Witness;
 
@@ -97,15 +97,15 @@ impl World {
         let tap = Tap::start(folder.path(), socket);
         let url = format!("sqlite:{}", folder.path().join("store.db").display());
         let store = store::open(&url.parse().unwrap()).await.unwrap();
-        commit(&store, Txn::new().put(keys::spec(&web()), serde_json::to_vec(&spec()).unwrap()))
-            .await;
+        let txn = Txn::new().put(keys::spec(&web()), serde_json::to_vec(&spec()).unwrap());
+        commit(&store, table::confirmed(txn, &web())).await;
         let mut live = Vec::new();
-        for n in 1..=6 {
+        for n in 1..=10 {
             let any = SocketAddr::from(([127, 0, 0, 10 + n], 0));
             live.push(LightServer::start(&format!("live{n}"), any).await.unwrap());
         }
         let dead: Vec<SocketAddr> =
-            (1..=4).map(|n| SocketAddr::from(([127, 0, 0, 20 + n], 9))).collect();
+            (1..=6).map(|n| SocketAddr::from(([127, 0, 0, 20 + n], 9))).collect();
         let witness = Witness::start(haproxy.socket_path(), dead.clone());
         let way = if master { "master:" } else { "" };
         let socket = format!("{way}{}", tap.path().display());
@@ -172,33 +172,38 @@ impl World {
 
     /// A few slots at once.
     async fn change(&mut self, rng: &mut fastrand::Rng) {
-        let mut txn = Txn::new();
+        let mut changes: BTreeMap<u32, Option<SlotRecord>> = BTreeMap::new();
         for _ in 0..rng.u32(1..6) {
             let number = rng.u32(1..=SLOTS);
-            let key = keys::slot(&web(), slot(number));
             // One write a key.
-            txn = match self.changed_slot(rng, number) {
-                _ if txn.writes.iter().any(|write| write.key() == &key) => continue,
+            if !changes.contains_key(&number) {
+                let change = self.changed_slot(rng, number, &changes);
+                changes.insert(number, change);
+            }
+        }
+        for (number, change) in &changes {
+            match change {
                 Some(record) => {
                     if record.state == SlotState::Ready || record.state == SlotState::Drain {
-                        self.witness.may(number, &record.endpoint.address.to_string());
+                        self.witness.may(*number, &record.endpoint.address.to_string());
                     }
-                    let value = serde_json::to_vec(&record).unwrap();
-                    self.table.insert(number, record);
-                    txn.put(key, value)
+                    self.table.insert(*number, record.clone());
                 }
-                None => {
-                    self.table.remove(&number);
-                    txn.delete(key)
-                }
-            };
+                None => _ = self.table.remove(number),
+            }
         }
+        let txn = table::changes(&self.store, &web(), changes).await;
         commit(&self.store, txn).await;
         self.changed = Instant::now();
     }
 
     /// Another server, another state, or none.
-    fn changed_slot(&mut self, rng: &mut fastrand::Rng, number: u32) -> Option<SlotRecord> {
+    fn changed_slot(
+        &mut self,
+        rng: &mut fastrand::Rng,
+        number: u32,
+        changes: &BTreeMap<u32, Option<SlotRecord>>,
+    ) -> Option<SlotRecord> {
         let now = Timestamp::now();
         match (rng.u8(..6), self.table.get(&number)) {
             (0, Some(record)) => Some(SlotRecord { state: SlotState::Drain, ..record.clone() }),
@@ -206,10 +211,17 @@ impl World {
             (2, Some(_)) => None,
             _ => {
                 self.rng_id += 1;
-                let address = match rng.u8(..3) {
+                let mut address = match rng.u8(..3) {
                     0 => self.dead[rng.usize(..self.dead.len())],
                     _ => self.live[rng.usize(..self.live.len())].address(),
                 };
+                // No two slots have one address.
+                let records = || changes.values().flatten().chain(self.table.values());
+                while records().any(|r| r.endpoint.address.to_string() == address.to_string()) {
+                    let live = self.live.iter().map(LightServer::address);
+                    let all: Vec<SocketAddr> = live.chain(self.dead.iter().copied()).collect();
+                    address = all[rng.usize(..all.len())];
+                }
                 let endpoint = endpoint(&format!("e{}", self.rng_id), address);
                 Some(SlotRecord { endpoint, state: SlotState::Ready, since: now, started: now })
             }
@@ -264,7 +276,10 @@ impl World {
             let is =
                 server.map(|s| (s.state(), s.address(), s.weight(), s.get("srv_id").to_owned()));
             let record = self.table.get(&number).filter(|record| record.state != SlotState::Rest);
+            // Who is up stays for as long as no other is, whatever is to come of it.
+            let held = server.is_some_and(|s| may_hold && s.state() == "ready" && s.is_up());
             let fine = match (record, &is) {
+                _ if held => true,
                 (None, None) => self.dynamic,
                 (None, Some((state, ..))) => *state == "maint",
                 (Some(_), None) => false,
@@ -272,7 +287,7 @@ impl World {
                     let drains = record.state == SlotState::Drain;
                     let ready = *state == "ready" && *weight == 100;
                     *address == record.endpoint.address.to_string()
-                        && if drains { *state == "drain" || (may_hold && ready) } else { ready }
+                        && if drains { *state == "drain" } else { ready }
                         && *id == number.to_string()
                 }
             };
@@ -307,8 +322,4 @@ async fn commit(store: &SharedStore, txn: Txn) {
 
 fn web() -> BackendName {
     "web".parse().unwrap()
-}
-
-fn slot(number: u32) -> SlotNumber {
-    SlotNumber::new(number).unwrap()
 }

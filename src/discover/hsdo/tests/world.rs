@@ -11,13 +11,13 @@ use tokio::time::Instant;
 use super::super::adopt::{Adoption, Sight, adopt, barred, obstacle};
 use super::super::project::{Ledger, Projection, Wanted};
 use crate::discover::plan::{
-    Absences, Action, Answer, Content, Floors, Policy, Report, StoredSlot, StoredSpec, Table,
-    World, plan,
+    Absences, Action, Answer, Content, Floors, Places, Policy, Report, StoredConfirmation,
+    StoredSlot, StoredSpec, Table, World, plan,
 };
 use crate::hsdo::{Item, LastUpdate, Row, Rows, Server};
 use crate::model::{
-    BackendReport, Endpoint, EndpointId, HaproxyName, Ramp, SlotNumber, SlotState, Timestamp,
-    Weight,
+    BackendReport, Endpoint, EndpointId, HaproxyName, Ramp, SlotNumber, SlotState, StoreLife,
+    Timestamp, Weight,
 };
 use crate::store::Revision;
 
@@ -198,7 +198,7 @@ impl Discover {
     pub(super) fn new(slots: u32) -> Self {
         Self {
             policy: policy(slots),
-            table: Table::default(),
+            table: Table { confirmed: Some(StoredConfirmation::of_any_life()), ..Table::default() },
             revision: 0,
             look: None,
             known: Arc::default(),
@@ -282,6 +282,10 @@ impl Discover {
             kept: self.absences.kept(),
             recent: &BTreeSet::new(),
             barred: &barred(&rows),
+            places: &Places::default(),
+            life: &StoreLife::default(),
+            reborn_at: None,
+            token: None,
             reports: &[clients],
             now,
         });
