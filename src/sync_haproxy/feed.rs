@@ -137,7 +137,7 @@ async fn follow(store: SharedStore, teller: Teller) {
 impl View {
     /// Takes in a table as it was read. The last good one stays where there is none to follow: where
     /// it is missing, cannot be read, or is not yet what a leader says.
-    fn take(&mut self, read: Result<Option<Table>, TableError>, missing: Option<String>) {
+    pub fn take(&mut self, read: Result<Option<Table>, TableError>, missing: Option<String>) {
         self.loaded = true;
         self.stale = None;
         self.problem = missing;

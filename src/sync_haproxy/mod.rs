@@ -4,7 +4,7 @@
 //! to HAProxy, [`feed`] to the store, and [`driver`] decides when.
 
 mod changed;
-mod desired;
+pub mod desired;
 mod driver;
 mod dump;
 mod feed;
@@ -14,9 +14,9 @@ mod metrics;
 mod names;
 mod once;
 mod pass;
-mod plan;
-mod predict;
-mod problem;
+pub mod plan;
+pub mod predict;
+pub mod problem;
 mod report;
 mod rows;
 mod settings;
@@ -35,7 +35,7 @@ use crate::output::OutputFormat;
 pub use feed::{View, Views};
 pub use pass::{Engine, Pass};
 pub(crate) use settings::Settings;
-pub use table::{Held, Table};
+pub use table::{Held, Left, Table, TableError};
 use target::ModeName;
 pub use target::{Filter, Licence, Mode, Selector, Target};
 

@@ -21,6 +21,7 @@ mod haproxy;
 mod hashing;
 mod hsdo;
 mod network;
+mod orders;
 mod register;
 mod serve;
 mod status;

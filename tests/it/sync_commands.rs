@@ -6,8 +6,8 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use lbctl::model::{
-    BackendName, BackendSpec, Endpoint, HaproxyReport, Ramp, SlotNumber, SlotRecord, SlotState,
-    Timestamp, Weight, keys,
+    BackendName, BackendSpec, Endpoint, HaproxyReport, Ramp, SlotRecord, SlotState, Timestamp,
+    Weight, keys,
 };
 use lbctl::store::{self, Commit, SharedStore, Txn};
 use tempfile::TempDir;

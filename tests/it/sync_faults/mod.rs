@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use lbctl::model::{
-    BackendName, BackendSpec, Ramp, SlotNumber, SlotRecord, SlotState, Timestamp, Weight, keys,
+    BackendName, BackendSpec, Ramp, SlotRecord, SlotState, Timestamp, Weight, keys,
 };
 use lbctl::store::{self, Commit, SharedStore, Txn};
 use tempfile::TempDir;
