@@ -20,7 +20,7 @@ use crate::model::{
     BackendName, EndpointId, HaproxyName, HaproxyReport, ServerAddress, SlotNumber, SlotState,
     Timestamp, keys,
 };
-use crate::store::{Mirror, Prefix, Revision, SharedStore, Watch};
+use crate::store::{Mirror, Prefix, Revision, SharedStore, StoreLife, Watch};
 
 /// Keeps one backend's table equal to what its source sees.
 #[derive(Debug)]
@@ -54,6 +54,7 @@ const REPORTS_RETURN: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 struct Rebirth {
     count: u64,
+    life: StoreLife,
     at: Option<Revision>,
 }
 
@@ -201,9 +202,12 @@ impl Backend {
     fn notice_rebirth(&mut self) {
         let count = self.table.rebirths();
         if count == std::mem::replace(&mut self.rebirth.count, count) {
+            self.rebirth.life.clone_from(self.table.life());
             return;
         }
-        self.rebirth.at = Some(self.table.revision());
+        let life = std::mem::replace(&mut self.rebirth.life, self.table.life().clone());
+        // In another life no confirmation of the old one counts anyway.
+        self.rebirth.at = (life == self.rebirth.life).then_some(self.table.revision());
         self.committed = Revision::default();
         self.retry_at = None;
         self.absences.interrupted();

@@ -78,7 +78,9 @@ impl Eyes {
     }
 
     fn look(&mut self, store: &Store) {
-        if self.life != store.life || store.revision < self.revision {
+        if self.life != store.life {
+            self.reborn_at = None;
+        } else if store.revision < self.revision {
             self.reborn_at = Some(store.revision);
         }
         (self.life, self.revision) = (store.life.clone(), store.revision);
@@ -436,8 +438,8 @@ impl World {
                 let address = record.endpoint.address;
                 assert!(
                     kept || serving(&balancer.servers).contains(&address),
-                    "{what}: {address} is not served: {:?}\nhistory {:#?}",
-                    balancer.servers,
+                    "{what}: {address} is not served: {:?}\ntable {table:?}\nhistory {:#?}",
+                    balancer,
                     self.history
                 );
             }
