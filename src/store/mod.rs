@@ -42,7 +42,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use etcd::EtcdStore;
 pub use faulty::{Faults, Faulty};
 pub use instrumented::Instrumented;
-pub use memory::MemoryStore;
+pub use memory::{MemoryCopy, MemoryStore};
 pub use settings::{StoreSettings, open_from, url_from};
 pub use sqlite::SqliteStore;
 pub use txn::{Guard, Txn, Write};
