@@ -114,6 +114,13 @@ impl Entry {
             .map_err(|error| text::one_line(&error.to_string()).into_owned())
     }
 
+    /// Whether a process that lives may stand behind it. Registrations, reports and leader keys are
+    /// on leases, which end with their processes; one without, from an import or by hand, would
+    /// speak for nobody for ever, and does not count.
+    pub fn is_held(&self) -> bool {
+        self.lease.is_some()
+    }
+
     /// Its key and value in bytes.
     pub fn size(&self) -> usize {
         self.key.as_str().len() + self.value.len()
