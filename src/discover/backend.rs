@@ -522,7 +522,7 @@ fn vanished(plan: &Plan) -> Vec<EndpointId> {
 /// for as long as it lives: it may serve any slot.
 fn reports(backend: &BackendName, mirror: &Mirror) -> Vec<Report> {
     let mut reports = Vec::new();
-    for entry in mirror.entries().values() {
+    for entry in mirror.entries().values().filter(|entry| entry.is_held()) {
         match entry.json::<HaproxyReport>() {
             Ok(mut report) => {
                 let gone = report.pid.is_none();

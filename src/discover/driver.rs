@@ -331,7 +331,8 @@ mod tests {
             let leader = || self.leadership.key.clone();
             let other = LeaderRecord { id: "other".to_owned(), since: None }.to_value();
             let _deleted = self.inner.commit(Txn::new().delete(leader())).await?;
-            self.inner.commit(Txn::new().put(leader(), other)).await.map(|_| ())
+            let lease = self.inner.grant(Duration::from_secs(60)).await?.id;
+            self.inner.commit(Txn::new().put_leased(leader(), other, lease)).await.map(|_| ())
         }
     }
 

@@ -17,8 +17,8 @@ use super::{FencingToken, LeaderRecord, Leadership, Options, Standing, timing};
 use crate::daemon::{Backoff, Health, OwnedTask, spawn_owned};
 use crate::model::{Timestamp, keys};
 use crate::store::{
-    Change, Entry, ErrorKind, Guard, Key, LeaseId, Listing, Result, Revision, SharedStore, Txn,
-    WatchEvent,
+    Change, Entry, ErrorKind, Guard, Key, LeaseId, Listing, Result, Revision, SharedStore,
+    StoreLife, Txn, WatchEvent,
 };
 
 /// Stands until told to resign.
@@ -63,7 +63,10 @@ struct Driver {
     leading: Option<Held>,
     call: Option<Call>,
     endings: FuturesUnordered<BoxFuture<'static, ()>>,
+    /// Whether the store answers.
     health: Health,
+    /// Whether campaigns come to an end.
+    campaigns: Health,
     metrics: Metrics,
     stopped: bool,
 }
@@ -92,6 +95,7 @@ impl Driver {
             call: None,
             endings: FuturesUnordered::new(),
             health: Health::new(format!("the election {}", options.name)),
+            campaigns: Health::new(format!("standing in the election {}", options.name)),
             metrics: Metrics::new(&options.name),
             stopped: false,
             store,
@@ -130,6 +134,8 @@ impl Driver {
                 let store = self.store.clone();
                 self.send(id, async move { Ok(Answer::Renewed(store.keep_alive(lease).await?)) });
             }
+            Effect::Clear(id, created) => self.send(id, self.clear(created)),
+            Effect::GaveUp { why } => self.campaigns.failed(&why),
             Effect::Resign(id, token, lease) => self.send(id, self.give_up(token, lease)),
             Effect::Revoke(lease) => self.endings.push(Box::pin(revoke(self.store.clone(), lease))),
             Effect::Lead { token, until } => self.lead(token, until),
@@ -166,6 +172,14 @@ impl Driver {
         async move { store.commit(txn).await.map(|_commit| Answer::Campaigned) }
     }
 
+    /// Deletes a leader key that is on no lease and so would be there for ever.
+    fn clear(&self, created: Revision) -> impl Future<Output = Result<Answer>> + use<> {
+        let (key, store) = (self.key.clone(), self.store.clone());
+        tracing::warn!(%key, "the leader key is on no lease, as if it was imported or put by hand: deleting it");
+        let txn = Txn::new().guard(Guard::CreatedAt(key.clone(), created)).delete(key);
+        async move { store.commit(txn).await.map(|_commit| Answer::Cleared) }
+    }
+
     /// The delete frees the key at once, the revocation also if the delete's outcome is unknown.
     fn give_up(
         &self,
@@ -199,6 +213,7 @@ impl Driver {
     }
 
     fn lead(&mut self, token: Revision, until: Duration) {
+        self.campaigns.succeeded();
         tracing::info!(election = %self.options.name, %token, "leading");
         let token = FencingToken(token);
         let leadership = Leadership::new(token, self.key.clone(), self.clock, until);
@@ -224,6 +239,7 @@ impl Driver {
     fn follow(&mut self, leader: Option<Holder>) {
         match &leader {
             Some(holder) => {
+                self.campaigns.succeeded();
                 let (leader, token) = (&holder.id, holder.created);
                 tracing::info!(election = %self.options.name, leader, %token, "following");
             }
@@ -265,8 +281,9 @@ fn watch_leader(store: SharedStore, key: Key) -> (mpsc::Receiver<Input>, OwnedTa
             }
             backoff.wait().await;
         };
+        let mut lives = Lives::default();
         loop {
-            if let Some(input) = news_of(&key, watch.next_event().await)
+            if let Some(input) = lives.news_of(&key, watch.next_event().await)
                 && news.send(input).await.is_err()
             {
                 return;
@@ -276,20 +293,36 @@ fn watch_leader(store: SharedStore, key: Key) -> (mpsc::Receiver<Input>, OwnedTa
     (heard, task)
 }
 
-fn news_of(key: &Key, event: WatchEvent) -> Option<Input> {
-    match event {
-        WatchEvent::Reset(Listing { revision, entries, .. }) => {
-            let found = entries.into_iter().find(|entry| entry.key == *key);
-            Some(found.map_or(Input::Gone(revision), |entry| Input::Seen(holder(entry))))
+/// In which life of the store the watch is, and how far.
+#[derive(Debug, Default)]
+struct Lives {
+    life: StoreLife,
+    revision: Revision,
+}
+
+impl Lives {
+    fn news_of(&mut self, key: &Key, event: WatchEvent) -> Option<Input> {
+        match event {
+            WatchEvent::Reset(Listing { life, revision, entries }) => {
+                let reborn = self.life.is_other(&life) || revision < self.revision;
+                *self = Self { life, revision };
+                let found = entries.into_iter().find(|entry| entry.key == *key).map(holder);
+                Some(match found {
+                    found if reborn => Input::Reborn(revision, found),
+                    Some(holder) => Input::Seen(holder),
+                    None => Input::Gone(revision),
+                })
+            }
+            WatchEvent::Changed(changes) => {
+                self.revision = changes.first().map_or(self.revision, Change::revision);
+                let change = changes.into_iter().find(|change| change.key() == key)?;
+                Some(match change {
+                    Change::Put(entry) => Input::Seen(holder(entry)),
+                    Change::Delete { revision, .. } => Input::Gone(revision),
+                })
+            }
+            WatchEvent::Interrupted(_) => None,
         }
-        WatchEvent::Changed(changes) => {
-            let change = changes.into_iter().find(|change| change.key() == key)?;
-            Some(match change {
-                Change::Put(entry) => Input::Seen(holder(entry)),
-                Change::Delete { revision, .. } => Input::Gone(revision),
-            })
-        }
-        WatchEvent::Interrupted(_) => None,
     }
 }
 
@@ -383,6 +416,44 @@ mod tests {
         assert!(woken.elapsed() < TTL / 2, "took {:?}", woken.elapsed());
         // Here the lease has lived on, so that the same candidate comes back.
         assert!(leadership(&a).await.token > first.token);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_leads_again_after_a_store_was_lost_or_put_back_and_nobody_writes_without_a_pause()
+    {
+        let store = MemoryStore::new();
+        let (a, b) = (candidate(&store, "a"), candidate(&store, "b"));
+        let anybody = async || tokio::select! { l = leadership(&a) => l, l = leadership(&b) => l };
+        let old = store.copy();
+        for number in 0..1000 {
+            let put = Txn::new().put("k".parse().unwrap(), number.to_string());
+            let _written = store.commit(put).await.unwrap();
+        }
+        for copy in [old, MemoryStore::new().copy()] {
+            let first = anybody().await;
+            store.restore(copy);
+            first.lost.cancelled().await;
+            let second = anybody().await;
+            tokio::time::sleep(TTL * 3).await;
+            assert!(second.is_held(), "it leads on");
+            let revision = store.list(&keys::elections()).await.unwrap().revision;
+            assert!(revision.0 < 20, "{revision} commits");
+            for number in 0..100 {
+                let put = Txn::new().put("k".parse().unwrap(), number.to_string());
+                let _written = store.commit(put).await.unwrap();
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_key_without_a_lease_keeps_nobody_out() {
+        let store = MemoryStore::new();
+        let key = keys::election(&"test".parse().unwrap());
+        let imported = LeaderRecord { id: "gone".into(), since: None }.to_value();
+        let _put = store.commit(Txn::new().put(key, imported)).await.unwrap();
+        let candidate = candidate(&store, "a");
+        let leadership = tokio::time::timeout(TTL, leadership(&candidate));
+        leadership.await.expect("it takes over soon");
     }
 
     #[tokio::test(start_paused = true)]

@@ -81,3 +81,15 @@ pub fn elections() -> Prefix {
 pub fn election(name: &ElectionName) -> Key {
     elections().key(name.as_str())
 }
+
+/// Whether a key says that a process is there, for as long as it is.
+pub fn is_presence(key: &Key) -> bool {
+    let kinds = [Prefix::of(["registry"]), haproxies(), serve(), elections()];
+    kinds.iter().any(|prefix| prefix.contains(key))
+}
+
+/// The table that a key is a part of.
+pub fn backend_of(key: &Key) -> Option<BackendName> {
+    let (name, _part) = backends().strip(key)?.split_once('/')?;
+    name.parse().ok()
+}

@@ -47,7 +47,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::store::Revision;
+    use crate::store::{LeaseId, Revision};
 
     #[test]
     fn what_cannot_be_read_is_neither_placed_nor_missing() {
@@ -57,7 +57,7 @@ mod tests {
             value: Bytes::from_static(value.as_bytes()),
             created: Revision(1),
             modified: Revision(1),
-            lease: None,
+            lease: Some(LeaseId(1)),
         });
         let answer = answer(entries.iter());
         assert_eq!(answer.endpoints.len(), 1);
