@@ -18,6 +18,7 @@ mod planner;
 mod table;
 #[cfg(test)]
 mod tests;
+mod unread;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -27,6 +28,7 @@ use serde::Serialize;
 pub use floors::{Absences, Floors, Refusal, RefusalReason};
 pub use planner::plan;
 pub use table::{Content, StoredConfirmation, StoredRemovals, StoredSlot, StoredSpec, Table};
+pub use unread::{Family, Servers};
 
 use crate::model::{
     BackendReport, BackendSpec, Confirmation, Endpoint, EndpointId, HaproxyName, Ramp, Removal,
@@ -56,6 +58,11 @@ pub struct Answer {
     pub endpoints: BTreeMap<EndpointId, Endpoint>,
     /// They are there but cannot be read: neither placed nor removed.
     pub unreadable: BTreeSet<EndpointId>,
+    /// Parts of the source that cannot be read: their servers neither come nor go.
+    pub unread: BTreeSet<Servers>,
+    /// Parts of the source that have no server at all, though others have some: theirs go by order
+    /// alone, as with an answer that is empty.
+    pub emptied: BTreeSet<Servers>,
     /// They are known to leave, and where they are is not told any more.
     pub leaving: BTreeSet<EndpointId>,
     /// Servers that leave, and whose end waits until somebody says that they have drained.
