@@ -2,7 +2,8 @@
 //! HAProxies' reports and the time.
 //!
 //! A slot goes `free → ready → drain → rest → free`. What holds for every plan:
-//! - A server keeps its slot; a new one takes the lowest free slot. At most one slot is ready for
+//! - A server keeps its slot; a new one takes the lowest free slot, of those in which no HAProxy has
+//!   sessions left where there is one. At most one slot is ready for
 //!   an id, and at most one for an address.
 //! - Who a server is says its id. A reused address with a new id is a new server with a new ramp.
 //!   An id with a new address takes a free slot while the old one drains, so that no moment is
@@ -44,6 +45,8 @@ pub struct Policy {
     pub ramp: Ramp,
     /// How long a server may drain before its slot is freed all the same.
     pub drain_deadline: Duration,
+    /// How long a server drains even if it has no session.
+    pub drain_at_least: Duration,
     /// How long a freed slot rests before another server may have it.
     pub rest: Duration,
     pub floors: Floors,
