@@ -174,7 +174,9 @@ impl Backend {
     fn count_absences(&mut self, look: &Look, at: Instant) {
         match &look.result {
             Ok(answer) => {
-                let mut ready = self.read_table().ready();
+                let table = self.read_table();
+                let answer = &*answer.keeping(&table, self.settings.policy.floors.allow_drop);
+                let mut ready = table.ready();
                 if let Some(hsdo) = &mut self.hsdo {
                     hsdo.known(answer);
                     ready.extend(hsdo.holders());
@@ -412,10 +414,12 @@ impl Backend {
         let (life, reborn_at) = (self.table.life().clone(), self.rebirth.at);
         let token = leadership.map(|leadership| leadership.token.0);
         let planned = tokio::task::spawn_blocking(move || {
+            let answer = look.as_ref().and_then(|look| look.result.as_ref().ok());
+            let answer = answer.map(|answer| answer.keeping(&table, policy.floors.allow_drop));
             plan(&World {
                 policy: &policy,
                 table: &table,
-                answer: look.as_ref().and_then(|look| look.result.as_ref().ok()),
+                answer: answer.as_deref(),
                 confirmed: &confirmed,
                 kept: &kept,
                 recent: &recent,

@@ -55,6 +55,10 @@ pub enum Command {
     EnableHealth {
         server: ServerRef,
     },
+    /// Cuts the sessions that a server has, some time after the reply.
+    EndSessions {
+        server: ServerRef,
+    },
     /// `id` is the slot's fixed number; `options` are further words of the configuration's own
     /// (`check`, `inter 2s`), never from outside.
     AddServer {
@@ -77,6 +81,7 @@ impl Command {
             | Self::SetState { server, .. }
             | Self::SetHealthDown { server }
             | Self::EnableHealth { server }
+            | Self::EndSessions { server }
             | Self::AddServer { server, .. }
             | Self::DelServer { server } => server,
         }
@@ -93,6 +98,7 @@ impl fmt::Display for Command {
             Self::SetState { server, state } => write!(f, "set server {server} state {state}"),
             Self::SetHealthDown { server } => write!(f, "set server {server} health down"),
             Self::EnableHealth { server } => write!(f, "enable health {server}"),
+            Self::EndSessions { server } => write!(f, "shutdown sessions server {server}"),
             Self::AddServer { server, address, id, weight, options } => {
                 write!(f, "add server {server} {address} id {id} weight {weight}")?;
                 if options.is_empty() { Ok(()) } else { write!(f, " {options}") }

@@ -140,6 +140,7 @@ pub(crate) fn commands(server: &ServerRef, address: ServerAddress, weight: Weigh
         Command::SetState { server: server(), state: AdminState::Drain },
         Command::SetHealthDown { server: server() },
         Command::EnableHealth { server: server() },
+        Command::EndSessions { server: server() },
         Command::AddServer { server: server(), address, id: 7, weight, options: String::new() },
         Command::DelServer { server: server() },
     ];
@@ -154,6 +155,7 @@ pub(crate) fn assert_harmless(command: &Command) {
         Command::SetAddress { .. } => 7,
         Command::SetWeight { .. } | Command::SetState { .. } | Command::SetHealthDown { .. } => 5,
         Command::AddServer { options, .. } => 8 + options.split_whitespace().count(),
+        Command::EndSessions { .. } => 4,
         Command::EnableHealth { .. } | Command::DelServer { .. } => 3,
     };
     let fits = |word: &str| {

@@ -142,7 +142,8 @@ fn is_success(command: &Command, reply: &str) -> bool {
         Command::SetWeight { .. }
         | Command::SetState { .. }
         | Command::SetHealthDown { .. }
-        | Command::EnableHealth { .. } => reply.is_empty(),
+        | Command::EnableHealth { .. }
+        | Command::EndSessions { .. } => reply.is_empty(),
     }
 }
 

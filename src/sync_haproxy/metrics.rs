@@ -48,6 +48,7 @@ pub fn command(command: &Command, result: &CommandResult) {
         Command::SetState { .. } => "state",
         Command::SetHealthDown { .. } => "health_down",
         Command::EnableHealth { .. } => "enable_health",
+        Command::EndSessions { .. } => "end_sessions",
         Command::AddServer { .. } => "add",
         Command::DelServer { .. } => "delete",
     };

@@ -25,7 +25,8 @@ pub fn predict(servers: &mut Vec<ObservedServer>, command: &Command) {
         | Command::SetWeight { .. }
         | Command::SetState { .. }
         | Command::SetHealthDown { .. }
-        | Command::EnableHealth { .. } => {
+        | Command::EnableHealth { .. }
+        | Command::EndSessions { .. } => {
             if let Some(server) = servers.iter_mut().find(|server| server.name == name) {
                 change(server, command);
             }
@@ -60,6 +61,7 @@ fn change(server: &mut ObservedServer, command: &Command) {
         Command::SetState { state, .. } => set_state(server, *state),
         Command::SetHealthDown { .. } => server.operational = 0,
         Command::EnableHealth { .. } => server.check_enabled = server.checked,
+        Command::EndSessions { .. } => server.sessions = Some(0),
         Command::AddServer { .. } | Command::DelServer { .. } => {}
     }
 }

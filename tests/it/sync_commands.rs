@@ -47,6 +47,7 @@ impl World {
             slots,
             ramp: Ramp::flat(Weight::saturating(100)),
             drain_deadline: Duration::from_secs(300),
+            drain_at_least: Duration::ZERO,
             rest: Duration::from_secs(1),
             unplaced: Vec::new(),
         };

@@ -9,6 +9,7 @@ pub(crate) mod fuzzing;
 mod metrics;
 mod options;
 mod registry;
+mod resolve;
 mod scale;
 
 use std::collections::BTreeSet;
@@ -33,6 +34,7 @@ pub use consul::{ConsulOptions, ConsulServices};
 pub use dns::DnsName;
 pub use metrics::describe;
 pub use options::{SourceFlags, SourceOptions};
+pub use resolve::Resolve;
 
 /// What a source can be written as.
 pub const FORMS: &str =

@@ -18,6 +18,8 @@ pub struct Learnt {
     pub refused: BTreeMap<SlotNumber, String>,
     /// Those of them that no further try can help: a configuration must change.
     pub misconfigured: BTreeSet<SlotNumber>,
+    /// Slots whose sessions were told to end in this pass.
+    pub ended: BTreeSet<SlotNumber>,
 }
 
 /// One command, for one slot.
@@ -47,6 +49,8 @@ pub struct Plan {
     pub leftovers: BTreeSet<SlotNumber>,
     /// Live sessions of the slots that are to drain, where they were read.
     pub sessions: BTreeMap<SlotNumber, u64>,
+    /// Slots in maint that still have sessions, where they were read.
+    pub crowded: BTreeSet<SlotNumber>,
     pub problems: Vec<Problem>,
 }
 
@@ -132,6 +136,7 @@ impl Planner<'_> {
         };
         plan.actions = steps.into_iter().flat_map(actions).collect();
         plan.sessions = self.sessions();
+        plan.crowded = self.crowded();
         plan
     }
 
@@ -171,7 +176,7 @@ impl Planner<'_> {
             (Some(server), _) => {
                 let step = self.change(slot, desired, server);
                 let drifts = step.is_some();
-                (step, drifts)
+                (step.or_else(|| self.end_sessions(slot, server)), drifts)
             }
             (None, _) if !desired.needs_server() => (None, false),
             // Somebody else put it there.
@@ -373,13 +378,34 @@ impl Planner<'_> {
     fn delete(&self, slot: SlotNumber, server: &ObservedServer) -> Step {
         let name = self.server(slot);
         if server.admin.state() == AdminState::Maint {
-            let commands = vec![Command::DelServer { server: name }];
+            let end = self.end_sessions(slot, server).into_iter().flat_map(|step| step.commands);
+            // One with sessions cannot be deleted.
+            let commands = end.chain([Command::DelServer { server: name }]).collect();
             Step { urgency: Urgency::Delete, commands }
         } else {
             let state = AdminState::Maint;
             let commands = vec![Command::SetState { server: name, state }];
             Step { urgency: Urgency::Stop, commands }
         }
+    }
+
+    /// Cuts what a drain has left, where that is wanted.
+    fn end_sessions(&self, slot: SlotNumber, server: &ObservedServer) -> Option<Step> {
+        let due = self.target.licence.end_sessions
+            && self.wanted.resting.contains(&slot)
+            && is_crowded(server)
+            && !self.learnt.ended.contains(&slot);
+        due.then(|| Step {
+            urgency: Urgency::Delete,
+            commands: vec![Command::EndSessions { server: self.server(slot) }],
+        })
+    }
+
+    /// Whose places have sessions of servers that have left.
+    fn crowded(&self) -> BTreeSet<SlotNumber> {
+        let left = |slot| matches!(self.wanted.of(slot), Desired::Maint | Desired::Free);
+        let places = self.places.slots.iter();
+        places.filter(|(slot, server)| left(*slot) && is_crowded(server)).map(|(s, _)| *s).collect()
     }
 
     fn sessions(&self) -> BTreeMap<SlotNumber, u64> {
@@ -405,6 +431,11 @@ impl Planner<'_> {
 /// Whether new sessions may come to a server now.
 fn takes_traffic(server: &ObservedServer) -> bool {
     server.admin.state() == AdminState::Ready && server.operational != 0 && server.weight > 0
+}
+
+/// Whether a server has sessions though it is in maint.
+fn is_crowded(server: &ObservedServer) -> bool {
+    server.admin.state() == AdminState::Maint && server.sessions.is_some_and(|count| count > 0)
 }
 
 /// Whether a server was left behind by a start that ended before its health was set down: it is up

@@ -311,6 +311,7 @@ fn spec() -> BackendSpec {
         slots: SLOTS,
         ramp: Ramp::flat(Weight::saturating(100)),
         drain_deadline: Duration::from_secs(300),
+        drain_at_least: Duration::ZERO,
         rest: Duration::from_secs(1),
         unplaced: Vec::new(),
     }
