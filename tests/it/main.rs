@@ -20,6 +20,7 @@ mod glances;
 mod haproxy;
 mod hashing;
 mod hsdo;
+mod lost;
 mod network;
 mod orders;
 mod register;

@@ -324,6 +324,10 @@ impl Planner<'_> {
     /// A new server begins in maint and without checks: the next rounds start it.
     fn add(&self, slot: SlotNumber, desired: Desired, dynamic: &Dynamic) -> Result<Step, Problem> {
         let server = self.server(slot);
+        if let Some(owner) = self.places.taken.get(&slot) {
+            let (backend, name) = (self.target.backend.clone(), owner.name.clone());
+            return Err(Problem::NameTaken { backend, name });
+        }
         let id = dynamic.id_of(slot);
         if let Some(owner) = self.places.foreign.get(&id) {
             let (backend, owner) = (self.target.backend.clone(), owner.clone());
