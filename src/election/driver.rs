@@ -1,13 +1,13 @@
 //! Runs the state machine of an election on a store.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -72,12 +72,18 @@ struct Driver {
     shared: Option<SharedLease>,
     /// The key of the last leadership, until it is given up.
     hold: Option<Hold>,
+    /// Those that all candidates of this process have for campaigns.
+    turns: Arc<Semaphore>,
+    /// Held during a campaign.
+    turn: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
     call: Option<Call>,
     endings: FuturesUnordered<BoxFuture<'static, ()>>,
     /// Whether the store answers.
     health: Health,
     /// Whether campaigns come to an end.
     campaigns: Health,
+    /// Whether the request under way tells how the store is.
+    health_counts: bool,
     metrics: Metrics,
     stopped: bool,
 }
@@ -107,11 +113,14 @@ impl Driver {
             endings: FuturesUnordered::new(),
             health: Health::new(format!("the election {}", options.name)),
             campaigns: Health::new(format!("standing in the election {}", options.name)),
+            health_counts: true,
             metrics: Metrics::new(&options.name),
             stopped: false,
             store: elections.store,
             shared: elections.lease,
             hold: None,
+            turns: elections.turns,
+            turn: Arc::default(),
             options,
             told,
         }
@@ -134,8 +143,10 @@ impl Driver {
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Grant(id) => {
-                let (store, ttl) = (self.store.clone(), self.options.ttl);
-                self.send(id, async move { Ok(Answer::Granted(store.grant(ttl).await?)) });
+                let granted = self.grant();
+                self.send(id, granted);
+                // Who only waits for its turn is not kept waiting by the store.
+                self.health_counts = false;
             }
             Effect::Campaign(id, lease) => self.send(id, self.campaign(lease)),
             Effect::Read(id) => {
@@ -170,13 +181,31 @@ impl Driver {
         let call = Call { id, sent: Instant::now(), answer: Box::pin(answer) };
         let given_up = self.call.replace(call);
         let deadline = timing::call_deadline(self.options.ttl);
-        if given_up.is_some_and(|call| call.sent.elapsed() >= deadline) {
+        let counts = std::mem::replace(&mut self.health_counts, true);
+        if counts && given_up.is_some_and(|call| call.sent.elapsed() >= deadline) {
             self.health.failed(&"the store does not answer in time");
         }
     }
 
     fn record(&self) -> Bytes {
         LeaderRecord { id: self.options.id.to_string(), since: Some(Timestamp::now()) }.to_value()
+    }
+
+    /// Asks for a lease once it is this candidate's turn, which ends with the campaign.
+    fn grant(&self) -> impl Future<Output = Result<Answer>> + use<> {
+        let (store, ttl) = (self.store.clone(), self.options.ttl);
+        let (turns, turn) = (self.turns.clone(), self.turn.clone());
+        async move {
+            // It is never closed.
+            let permit = turns.acquire_owned().await.ok();
+            let lease = store.grant(ttl).await?;
+            *turn.lock().unwrap_or_else(PoisonError::into_inner) = permit;
+            Ok(Answer::Granted(lease))
+        }
+    }
+
+    fn end_turn(&self) {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     fn campaign(&self, lease: LeaseId) -> impl Future<Output = Result<Answer>> + use<> {
@@ -208,6 +237,7 @@ impl Driver {
 
     /// Ends a campaign's lease, and takes back a key that is not on it any more.
     fn end(&mut self, lease: LeaseId) {
+        self.end_turn();
         self.endings.push(Box::pin(revoke(self.store.clone(), lease)));
         if let Some((shared, hold)) = self.moved() {
             self.endings.push(Box::pin(async move {
@@ -259,6 +289,7 @@ impl Driver {
 
     fn lead(&mut self, token: Revision, until: Duration) {
         self.campaigns.succeeded();
+        self.end_turn();
         tracing::info!(election = %self.options.name, %token, "leading");
         self.hold = Some(Hold {
             key: self.key.clone(),

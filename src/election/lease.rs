@@ -8,8 +8,8 @@
 use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep};
+use tokio::sync::{Mutex, Semaphore};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::timing;
 use crate::store::{
@@ -22,9 +22,14 @@ pub(super) struct SharedLease {
     store: SharedStore,
     ttl: Duration,
     held: Arc<Mutex<Held>>,
+    /// How many keys may move to the lease at a time.
+    moves: Arc<Semaphore>,
     /// Keys on the lease that are to go, by their fencing tokens.
     orphans: Arc<Lock<Vec<(Key, Revision)>>>,
 }
+
+/// So that many leaders that began at one moment do not wait for the store for too long.
+const MOVES: usize = 32;
 
 #[derive(Debug, Default)]
 struct Held {
@@ -35,7 +40,8 @@ struct Held {
 
 impl SharedLease {
     pub fn new(store: SharedStore, ttl: Duration) -> Self {
-        Self { store, ttl, held: Arc::default(), orphans: Arc::default() }
+        let moves = Arc::new(Semaphore::new(MOVES));
+        Self { store, ttl, held: Arc::default(), moves, orphans: Arc::default() }
     }
 
     /// A lease that lives for its whole TTL from now on at least.
@@ -175,6 +181,9 @@ impl Hold {
     /// Answers the shared lease's TTL. The campaign's own lease ends by itself.
     async fn move_to(&self, store: &SharedStore, shared: &SharedLease) -> Result<Duration> {
         let lease = shared.lease().await?;
+        // Who waits for too long moves the next time.
+        let permit = timeout(timing::move_wait(shared.ttl), shared.moves.acquire()).await;
+        let Ok(Ok(_permit)) = permit else { return Ok(lease.ttl) };
         let own = Guard::CreatedAt(self.key.clone(), self.token);
         let put = Txn::new().guard(own).put_leased(self.key.clone(), self.record.clone(), lease.id);
         self.is_at(Home::Unsure(lease.id));

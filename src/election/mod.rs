@@ -26,11 +26,12 @@ mod rehearsal;
 #[cfg(test)]
 mod simulation;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon::{OwnedTask, spawn_owned};
@@ -77,12 +78,17 @@ pub struct Elections {
     store: SharedStore,
     leaders: SharedWatch,
     lease: Option<lease::SharedLease>,
+    turns: Arc<Semaphore>,
 }
+
+/// How many candidates of a process campaign at a time. A thousand at once would get no answer before
+/// each gives up, and begin again.
+const CAMPAIGNS: usize = 32;
 
 impl Elections {
     pub fn new(store: SharedStore) -> Self {
         let leaders = SharedWatch::by_name(store.clone(), keys::elections());
-        Self { store, leaders, lease: None }
+        Self { store, leaders, lease: None, turns: Arc::new(Semaphore::new(CAMPAIGNS)) }
     }
 
     /// For many candidates with this TTL: those who lead share one lease, so that they are renewed,

@@ -26,6 +26,12 @@ pub(super) fn gather_wait(ttl: Duration) -> Duration {
     ttl / 40
 }
 
+/// How long a leader waits for its turn to move to the shared lease: with the rest of a renewal well
+/// within a call's deadline.
+pub(super) fn move_wait(ttl: Duration) -> Duration {
+    ttl / 10
+}
+
 /// From one renewal to the next.
 pub(super) fn renew_wait(ttl: Duration, jitter: f64) -> Duration {
     ttl.mul_f64(0.3 + jitter / 30.0)
