@@ -12,6 +12,7 @@ use super::hsdo::{self, Adoption, Hsdo};
 use super::plan::{Absences, ActionKind, Content, Places, Plan, Report, Table, World, plan};
 use super::report::{Reporter, Seen};
 use super::settings::BackendSettings;
+use super::shared::Shared;
 use super::sources::{Look, Source, SourceContext};
 use crate::daemon::Backoff;
 use crate::election::{Leadership, Standing};
@@ -20,7 +21,7 @@ use crate::model::{
     BackendName, EndpointId, HaproxyName, HaproxyReport, ServerAddress, SlotNumber, SlotState,
     Timestamp, keys,
 };
-use crate::store::{Mirror, Prefix, Revision, SharedStore, StoreLife, Watch};
+use crate::store::{Mirror, Revision, SharedStore, StoreLife, Watch};
 
 /// Keeps one backend's table equal to what its source sees.
 #[derive(Debug)]
@@ -73,11 +74,12 @@ pub enum Pass {
 
 impl Backend {
     /// Starts to watch and to look; waits for the store as long as it takes.
-    pub async fn open(store: SharedStore, settings: BackendSettings) -> Self {
-        let table = watch_prefix(&store, &keys::backend(&settings.name)).await;
-        let reports = watch_prefix(&store, &keys::haproxies()).await;
+    pub async fn open(shared: Shared, settings: BackendSettings) -> Self {
+        let table = watch_table(&shared, &settings.name).await;
+        let reports = shared.reports(&settings.name);
+        let store = shared.store.clone();
         let context = SourceContext {
-            store: store.clone(),
+            shared,
             backend: settings.name.clone(),
             look_every: settings.confirm.interval.min(Duration::from_secs(5)),
             max_weight: settings.policy.ramp.max,
@@ -148,11 +150,14 @@ impl Backend {
 
     /// Waits for news from the store or the source, and takes in all that is there.
     pub async fn hear(&mut self) -> anyhow::Result<()> {
-        tokio::select! {
-            _ = self.table.changed() => self.read = None,
-            _ = self.reports.changed() => {}
-            look = self.source.next() => self.take_look(look?),
-            seen = changed(&mut self.hsdo) => seen?,
+        loop {
+            tokio::select! {
+                _ = self.table.changed() => self.read = None,
+                _ = self.reports.changed() => {}
+                look = self.source.next() => if !self.take_look(look?) { continue },
+                seen = changed(&mut self.hsdo) => seen?,
+            }
+            break;
         }
         // A burst is one change: many servers that start at once are placed by one commit.
         loop {
@@ -166,9 +171,15 @@ impl Backend {
         }
     }
 
-    fn take_look(&mut self, look: Arc<Look>) {
+    /// Whether the look may change the plan: one that says the same again, and misses nobody, does
+    /// not.
+    fn take_look(&mut self, look: Arc<Look>) -> bool {
+        let last = self.look.as_ref().and_then(|last| last.result.as_ref().ok());
+        let same = last.is_some_and(|last| look.result.as_ref() == Ok(last));
+        let missed = self.absences.is_any();
         self.count_absences(&look, look.at);
         self.look = Some(look);
+        !same || missed || self.absences.is_any()
     }
 
     fn count_absences(&mut self, look: &Look, at: Instant) {
@@ -553,11 +564,11 @@ fn reports(backend: &BackendName, mirror: &Mirror) -> Vec<Report> {
     reports
 }
 
-async fn watch_prefix(store: &SharedStore, prefix: &Prefix) -> Watch {
+async fn watch_table(shared: &Shared, backend: &BackendName) -> Watch {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-    let mut health = crate::daemon::Health::new(format!("watching {prefix}"));
+    let mut health = crate::daemon::Health::new(format!("watching table {backend}"));
     loop {
-        match store.watch(prefix).await {
+        match shared.table(backend).await {
             Ok(watch) => {
                 health.succeeded();
                 return watch;

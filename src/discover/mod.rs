@@ -9,7 +9,9 @@ mod hsdo;
 mod output;
 pub mod plan;
 mod report;
+mod reports;
 mod settings;
+mod shared;
 pub mod sources;
 
 pub use settings::{BackendSettings, Confirm, Settings};

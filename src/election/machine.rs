@@ -465,7 +465,9 @@ impl Machine {
 
     fn tell_leader(&mut self, effects: &mut Vec<Effect>) {
         let leader = self.view.leader();
-        if self.followed.as_ref() != leader {
+        // A leader may move its key to another lease.
+        let who = |holder: &Holder| (holder.created, holder.id.clone());
+        if self.followed.as_ref().map(who) != leader.map(who) {
             self.followed = leader.cloned();
             effects.push(Effect::Follow { leader: leader.cloned() });
         }

@@ -42,6 +42,11 @@ pub fn confirmed(name: &BackendName) -> Key {
     backend(name).key("confirmed")
 }
 
+/// `registry`: every registration.
+pub fn registries() -> Prefix {
+    Prefix::of(["registry"])
+}
+
 /// `registry/<backend>`.
 pub fn registry(name: &BackendName) -> Prefix {
     Prefix::of(["registry", name.as_str()])

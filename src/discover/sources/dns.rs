@@ -244,6 +244,7 @@ mod tests {
     use super::*;
     use crate::daemon::{OwnedTask, spawn_owned};
     use crate::discover::plan::Family;
+    use crate::discover::shared::Shared;
     use crate::discover::sources::{Resolve, SourceOptions};
     use crate::store::MemoryStore;
 
@@ -274,7 +275,7 @@ mod tests {
 
         fn context(&self) -> SourceContext {
             SourceContext {
-                store: Arc::new(MemoryStore::new()),
+                shared: Shared::new(Arc::new(MemoryStore::new()), 1, Duration::from_secs(10)),
                 backend: "web".parse().unwrap(),
                 look_every: Duration::from_secs(5),
                 max_weight: Weight::saturating(100),

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use rustix::fs::OFlags;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -40,11 +39,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// file systems that tell nothing, and folders that come later).
 pub(super) async fn run(path: PathBuf, context: SourceContext, teller: Teller) {
     let stirred = Arc::new(Notify::new());
-    let mut watcher = None;
+    let mut followed = None;
     let (mut last, mut names) = (Last::default(), Names::default());
     loop {
-        if watcher.is_none() {
-            watcher = watch_folder(&path, stirred.clone());
+        if followed.is_none() {
+            followed = context.shared.folders.follow(&path, &stirred);
         }
         // Before the look, so that a change during it is not missed.
         let seen = Fingerprint::of(&path);
@@ -252,29 +251,6 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Listed>, String> {
         Some(line) => format!("{}:{line}: {}", path.display(), problem.message),
         None => format!("{}: {}", path.display(), problem.message),
     })
-}
-
-/// Watches the folder, since a file that is replaced takes its own watch with it. Without one the
-/// poll has to do.
-fn watch_folder(path: &Path, stirred: Arc<Notify>) -> Option<RecommendedWatcher> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let told = move |event: notify::Result<notify::Event>| {
-        // Reading the file is an event too, and no reason to read it again.
-        if event.is_ok_and(|event| !matches!(event.kind, EventKind::Access(_))) {
-            stirred.notify_one();
-        }
-    };
-    let mut watcher = notify::recommended_watcher(told).ok()?;
-    match watcher.watch(folder, RecursiveMode::NonRecursive) {
-        Ok(()) => Some(watcher),
-        Err(error) => {
-            tracing::debug!(folder = %folder.display(), %error, "the file is polled only");
-            None
-        }
-    }
 }
 
 #[cfg(test)]
