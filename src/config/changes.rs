@@ -10,6 +10,8 @@ pub struct Change {
     /// `None`: it was not set.
     pub before: Option<String>,
     pub after: Option<String>,
+    /// It is a secret, or has one in it, that differs.
+    masked: bool,
 }
 
 impl Change {
@@ -21,6 +23,9 @@ impl Change {
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.masked && self.before == self.after {
+            return write!(f, "{} changed (its value is masked)", self.path);
+        }
         let shown = |value: &Option<String>| value.clone().unwrap_or_else(|| "not set".into());
         write!(f, "{} is {}, was {}", self.path, shown(&self.after), shown(&self.before))
     }
@@ -28,23 +33,27 @@ impl fmt::Display for Change {
 
 /// What differs between two readings, in the order of the second.
 pub fn changes(before: &[Effective], after: &[Effective]) -> Vec<Change> {
-    let value = |all: &[Effective], path: &str| {
-        all.iter().find(|e| e.path == path).and_then(|e| e.value.clone())
-    };
+    fn find<'a>(all: &'a [Effective], path: &str) -> Option<&'a Effective> {
+        all.iter().find(|e| e.path == path)
+    }
+    let value = |all, path: &str| find(all, path).and_then(|e| e.value.clone());
+    let secret = |all, path: &str| find(all, path).and_then(|e| e.secret);
     let gone = before.iter().filter(|e| after.iter().all(|other| other.path != e.path));
     let paths = after.iter().chain(gone).map(|effective| &effective.path);
     let change = |path: &String| Change {
         path: path.clone(),
         before: value(before, path),
         after: value(after, path),
+        masked: secret(before, path) != secret(after, path),
     };
-    paths.map(change).filter(|change| change.before != change.after).collect()
+    let changed = |change: &Change| change.masked || change.before != change.after;
+    paths.map(change).filter(changed).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Origin;
+    use crate::config::{Origin, Secret};
 
     fn effective(values: &[(&str, &str)]) -> Vec<Effective> {
         let effective = |(path, value): &(&str, &str)| Effective {
@@ -52,6 +61,7 @@ mod tests {
             value: Some((*value).to_owned()),
             written: None,
             origin: Origin::Default,
+            secret: None,
         };
         values.iter().map(effective).collect()
     }
@@ -64,5 +74,22 @@ mod tests {
         assert_eq!(shown, ["a.new is 1, was not set", "a.y is 2, was 1", "a.z is not set, was 1"]);
         let all = changes(&before, &after);
         assert!(all[0].is_of("a") && all[0].is_of("a.new") && !all[0].is_of("a.ne"));
+    }
+
+    #[test]
+    fn a_masked_value_that_differs_is_a_change_that_shows_nothing() {
+        let secret = |text: &str| {
+            let (password, url) = (Secret::new(text), format!("etcd://me:{text}@h/x"));
+            let url: crate::store::StoreUrl = url.parse().unwrap();
+            [
+                Effective::new("a.password", Some(&password), Origin::Default),
+                Effective::new("a.url", Some(&url), Origin::Default),
+            ]
+        };
+        let shown: Vec<String> =
+            changes(&secret("one"), &secret("two")).iter().map(Change::to_string).collect();
+        let said = |path| format!("{path} changed (its value is masked)");
+        assert_eq!(shown, [said("a.password"), said("a.url")]);
+        assert_eq!(changes(&secret("one"), &secret("one")), []);
     }
 }
