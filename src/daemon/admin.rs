@@ -1,3 +1,6 @@
+use std::io;
+use std::net::SocketAddr;
+
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -18,9 +21,14 @@ pub(super) async fn start(
     let (wanted, required) = match address {
         AdminAddress::Off => return Ok(None),
         AdminAddress::Listen(address) => (address, true),
+        AdminAddress::Shared(address, _) => (address, true),
         AdminAddress::IfFree(address) => (address, false),
     };
-    let listener = match TcpListener::bind(wanted).await {
+    let bound = match address {
+        AdminAddress::Shared(address, port) => bind_shared(address, port).await,
+        _ => TcpListener::bind(wanted).await,
+    };
+    let listener = match bound {
         Ok(listener) => listener,
         Err(error) if required => {
             let error = anyhow::Error::new(error)
@@ -40,6 +48,21 @@ pub(super) async fn start(
             tracing::error!(%error, "the admin HTTP server ended");
         }
     })))
+}
+
+/// Listens on an address, or where somebody does so already on the same with another port.
+async fn bind_shared(address: SocketAddr, port: u16) -> io::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            let other = SocketAddr::new(address.ip(), port);
+            tracing::warn!(
+                "{address} is taken, as by another daemon of this host: the admin HTTP server \
+                 listens on {other}; set --admin IP:PORT"
+            );
+            TcpListener::bind(other).await
+        }
+        bound => bound,
+    }
 }
 
 fn router(context: Context) -> Router {
