@@ -57,6 +57,7 @@ pub fn spec(slots: u32, weight: u8) -> BackendSpec {
         drain_deadline: Duration::from_secs(30),
         rest: Duration::from_secs(10),
         unplaced: Vec::new(),
+        origin: None,
     }
 }
 

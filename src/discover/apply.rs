@@ -160,6 +160,7 @@ mod tests {
             drain_deadline: Duration::from_secs(1),
             rest: Duration::from_secs(1),
             unplaced: Vec::new(),
+            origin: None,
         };
         let plan = Plan { spec: Some(spec), ..Plan::default() };
         let table = Table::read(&backend, []);

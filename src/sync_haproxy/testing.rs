@@ -61,6 +61,7 @@ pub fn backend_spec(slots: u32) -> BackendSpec {
         drain_deadline: Duration::from_secs(300),
         rest: Duration::from_secs(10),
         unplaced: Vec::new(),
+        origin: None,
     }
 }
 

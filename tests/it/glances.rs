@@ -133,6 +133,7 @@ impl World {
             drain_deadline: Duration::from_secs(30),
             rest: Duration::from_secs(10),
             unplaced: Vec::new(),
+            origin: None,
         };
         let table = Table {
             layout: TableLayout::Lbctl,

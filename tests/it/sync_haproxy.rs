@@ -195,6 +195,7 @@ async fn put_spec(store: &SharedStore, slots: u32, ramp: Ramp) {
         drain_deadline: Duration::from_secs(300),
         rest: Duration::from_secs(1),
         unplaced: Vec::new(),
+        origin: None,
     };
     let txn = Txn::new().put(keys::spec(&web()), serde_json::to_vec(&spec).unwrap());
     commit(store, table::confirmed(txn, &web())).await;

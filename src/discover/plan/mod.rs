@@ -19,6 +19,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -29,8 +30,9 @@ pub use planner::plan;
 pub use table::{Content, StoredConfirmation, StoredRemovals, StoredSlot, StoredSpec, Table};
 
 use crate::model::{
-    BackendReport, BackendSpec, Confirmation, Endpoint, EndpointId, HaproxyName, Ramp, Removal,
-    Removals, ServerAddress, SlotNumber, SlotRecord, SlotState, StoreLife, Timestamp,
+    BackendReport, BackendSpec, Confirmation, Endpoint, EndpointId, GroupName, HaproxyName, Ramp,
+    Removal, Removals, ServerAddress, SlotNumber, SlotRecord, SlotState, StoreLife, TableOrigin,
+    Timestamp,
 };
 use crate::store::Revision;
 
@@ -48,6 +50,8 @@ pub struct Policy {
     /// A server that the source no longer sees may still be alive and drains first; otherwise it is
     /// known to be dead.
     pub drain_vanished: bool,
+    /// Where the table is filled from, for its spec.
+    pub origin: Option<TableOrigin>,
 }
 
 /// The complete set of endpoints that a source sees.
@@ -60,11 +64,53 @@ pub struct Answer {
     pub leaving: BTreeSet<EndpointId>,
     /// Servers that leave, and whose end waits until somebody says that they have drained.
     pub awaiting: BTreeSet<EndpointId>,
+    /// Their machines are known to have ended: they hold no session that a drain could spare.
+    pub ended: BTreeSet<EndpointId>,
+    /// What the source should see and could not read this time.
+    pub unread: Vec<Unread>,
     /// What a person should know of this answer.
     pub notes: Vec<String>,
 }
 
+/// A part of a source that could not be read: the servers of it that the table has are neither placed
+/// nor removed, and the rest of the answer counts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unread {
+    /// Of this region of AWS alone, which the names of its zones begin with.
+    pub region: Option<String>,
+    /// Of this group alone.
+    pub group: Option<GroupName>,
+    /// Of none of these groups, which were read.
+    pub but: BTreeSet<GroupName>,
+}
+
+impl Unread {
+    /// Whether a server may be of it. One that does not say where it is may be anywhere.
+    fn may_have(&self, endpoint: &Endpoint) -> bool {
+        let Self { region, group, but } = self;
+        let in_region = |region: &str| {
+            endpoint.zone.as_ref().is_none_or(|zone| zone.as_str().starts_with(region))
+        };
+        let in_group = |own| group.as_ref().is_none_or(|group| own == group) && !but.contains(own);
+        region.as_deref().is_none_or(in_region) && endpoint.group.as_ref().is_none_or(in_group)
+    }
+}
+
 impl Answer {
+    /// With the servers of a table that are of what could not be read.
+    pub(super) fn with_unread_of(&self, table: &Table) -> Cow<'_, Self> {
+        if self.unread.is_empty() {
+            return Cow::Borrowed(self);
+        }
+        let may_be_there = |endpoint: &&Endpoint| {
+            !self.knows(&endpoint.id) && self.unread.iter().any(|part| part.may_have(endpoint))
+        };
+        let kept = table.records().map(|(_, record)| &record.endpoint).filter(may_be_there);
+        let mut answer = self.clone();
+        answer.unreadable.extend(kept.map(|endpoint| endpoint.id.clone()));
+        Cow::Owned(answer)
+    }
+
     /// Takes endpoints in; of two with one id the first counts, and a note says so.
     pub fn of(endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
         let mut answer = Self::default();
@@ -144,6 +190,8 @@ pub struct Report {
     pub haproxy: HaproxyName,
     /// Its HAProxy has not answered for a while: it serves no slot, and holds nothing up.
     pub gone: bool,
+    /// It never tells of sessions.
+    pub silent: bool,
     pub backend: BackendReport,
 }
 

@@ -52,7 +52,7 @@ fn check_endpoint(server: &ServerRef, endpoint: &Endpoint) {
 /// asked for is an endpoint or has a note.
 pub fn consul_answer(data: &[u8]) {
     let Some((asked_for, answer)) = read(data) else { return };
-    let Answer { endpoints, unreadable, notes, leaving: _, awaiting: _ } = answer;
+    let Answer { endpoints, unreadable, notes, .. } = answer;
     assert!(endpoints.len() + notes.len() >= asked_for, "one was dropped in silence");
     assert!(unreadable.len() <= notes.len());
     assert!(notes.iter().all(|note| !note.contains(char::is_control)), "{notes:?}");

@@ -313,6 +313,7 @@ fn spec() -> BackendSpec {
         drain_deadline: Duration::from_secs(300),
         rest: Duration::from_secs(1),
         unplaced: Vec::new(),
+        origin: None,
     }
 }
 

@@ -5,7 +5,7 @@ use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de::DeserializeOwned};
 
-use crate::model::{Endpoint, EndpointId, Label, ServerAddress, Weight};
+use crate::model::{Endpoint, EndpointId, GroupName, Label, ServerAddress, Weight};
 
 /// How a file's list is written, by its extension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +110,7 @@ struct Table {
     /// The address where there is none: then a server that moves is another server.
     id: Option<EndpointId>,
     name: Option<Label>,
-    group: Option<Label>,
+    group: Option<GroupName>,
     zone: Option<Label>,
     weight: Option<Weight>,
     #[serde(default)]
