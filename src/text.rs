@@ -33,7 +33,7 @@ fn escaped(text: &str, keep: impl Fn(char) -> bool) -> String {
 
 /// Control characters, and those that turn the direction of the text around them (Unicode Standard
 /// Annex 9, section 2): with either one text can pose as another.
-fn is_obeyed(c: char) -> bool {
+pub fn is_obeyed(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

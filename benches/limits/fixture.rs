@@ -58,6 +58,7 @@ pub fn spec(slots: u32, weight: u8) -> BackendSpec {
         drain_at_least: Duration::ZERO,
         rest: Duration::from_secs(10),
         unplaced: Vec::new(),
+        origin: None,
     }
 }
 

@@ -91,6 +91,7 @@ fn policy(slots: u32) -> Policy {
             window: Duration::from_secs(60),
         },
         drain_vanished: true,
+        origin: None,
     }
 }
 

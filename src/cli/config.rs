@@ -1,11 +1,13 @@
 //! `lbctl config`.
 
-use std::path::PathBuf;
+mod target;
+
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
 use crate::config::{self, Effective, Flags, Globals, Origin, Reader, SECTIONS};
-use crate::error::{CommandError, CommandResult};
+use crate::error::{CommandError, CommandResult, Kind};
 use crate::hsdo::HsdoArgs;
 use crate::output;
 use crate::store::StoreSettings;
@@ -56,12 +58,16 @@ Examples:
   lbctl config show
   lbctl --config ./lbctl.toml config show --output json | jq '.[] | select(.from != \"default\")'
 
-  # HSDO's settings as a file for lbctl
-  lbctl config show --hsdo-config conf/env.yaml --output toml > lbctl.toml")]
+  # HSDO's settings as a file for lbctl, over the one that has been read
+  lbctl config show --hsdo-config conf/env.yaml --to /etc/lbctl/lbctl.toml")]
 pub struct Show {
     /// How they are printed
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     pub output: Format,
+
+    /// Write them to this file, as toml: whole and at once, be it the file that is read
+    #[arg(long, value_name = "FILE")]
+    pub to: Option<PathBuf>,
 
     #[command(flatten)]
     pub hsdo: HsdoArgs,
@@ -104,14 +110,49 @@ impl Check {
 
 impl Show {
     fn run(self, globals: &Globals) -> CommandResult {
-        let Self { output, hsdo } = self;
+        let Self { output, to, hsdo } = self;
+        let (file, hsdo_file) = (globals.file(), hsdo.file());
+        let sources: Vec<&Path> =
+            [Some(&*file), hsdo_file.as_deref()].into_iter().flatten().collect();
+        if to.is_none() {
+            target::refuse_own_stdout(&sources)?;
+        }
         let shown = read(&hsdo.over(globals)?)?;
+        if let Some(to) = to {
+            return write(&to, output, hsdo_file.as_deref(), shown);
+        }
         match output {
             Format::Table => output::print(&table(&shown.settings)),
             Format::Json => output::print_json(&list(&shown.settings)),
             Format::Toml => output::print(&config::as_toml(&shown.of_meant_sections())),
         }
     }
+}
+
+/// Writes settings as a file, unless that would lose something.
+fn write(to: &Path, output: Format, hsdo: Option<&Path>, shown: Shown) -> CommandResult {
+    if output == Format::Json {
+        return Err(CommandError::usage("--to writes toml, and --output says json"));
+    }
+    if hsdo.is_some_and(|hsdo| target::is_same(hsdo, to)) {
+        let message = format!("{} is HSDO's own file: name one for lbctl with --to", to.display());
+        return Err(CommandError::usage(message));
+    }
+    let settings = shown.of_meant_sections();
+    let is_lost = |setting: &&Effective| {
+        let of_file = |path: &Path| target::is_same(path, to);
+        let from = matches!(&setting.origin, Origin::File { path, .. } if of_file(path));
+        from && setting.value.is_some() && setting.written.is_none()
+    };
+    if let Some(Effective { path, .. }) = settings.iter().find(is_lost) {
+        let message = format!(
+            "{path} has a secret, which is not written, and {} would lose it",
+            to.display()
+        );
+        return Err(CommandError::msg(Kind::Config, message)
+            .hint("write to another file, and add the secret there by hand"));
+    }
+    Ok(target::replace(to, &config::as_toml(&settings))?)
 }
 
 /// The settings of all commands.

@@ -3,7 +3,7 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::document::{Document, read as read_file};
+use super::document::{DEFAULT_FILE, Document, read as read_file};
 use super::{ConfigError, Flags, Layer, LogFormat, LogSettings, Reader, Secret, show_choice};
 
 /// What every command takes.
@@ -102,11 +102,19 @@ impl Globals {
         first.unwrap_or_else(|| self.load())
     }
 
-    fn load(&self) -> Result<Document, ConfigError> {
-        let named = self.config.clone().or_else(|| {
+    /// The file that settings are read from, be it there or not.
+    pub fn file(&self) -> PathBuf {
+        self.named().unwrap_or_else(|| DEFAULT_FILE.into())
+    }
+
+    fn named(&self) -> Option<PathBuf> {
+        self.config.clone().or_else(|| {
             std::env::var_os("LBCTL_CONFIG").filter(|name| !name.is_empty()).map(PathBuf::from)
-        });
-        Document::load(named.as_deref(), |path| self.read(path))
+        })
+    }
+
+    fn load(&self) -> Result<Document, ConfigError> {
+        Document::load(self.named().as_deref(), |path| self.read(path))
     }
 
     fn reader_of(&self, document: Document, flags: Flags) -> Reader {

@@ -22,6 +22,8 @@ pub use changes::{Change, changes};
 pub use document::DEFAULT_FILE;
 pub use globals::Globals;
 pub use layer::Layer;
+#[cfg(test)]
+pub(crate) use layer::NoteKind;
 pub use logging::{LogFormat, LogLevel, LogSettings};
 pub use reader::{ConfigError, Reader};
 pub use setting::{Kind, Secret, Setting, parse_choice, show_choice};

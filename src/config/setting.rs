@@ -103,6 +103,7 @@ from_str_setting! {
     model::BackendName: [Kind::Text];
     model::CandidateId: [Kind::Text];
     model::EndpointId: [Kind::Text];
+    model::GroupName: [Kind::Text];
     model::HaproxyName: [Kind::Text];
     model::Label: [Kind::Text];
     model::ServerAddress: [Kind::Text];

@@ -8,7 +8,8 @@ use super::reader::any_is_within;
 use super::source::variable_name;
 
 /// Variables that are no settings: the log filter and the files' names.
-const OTHER_VARIABLES: &[&str] = &["LBCTL_LOG", "LBCTL_CONFIG", "LBCTL_HSDO_CONFIG"];
+const OTHER_VARIABLES: &[&str] =
+    &["LBCTL_LOG", "LBCTL_CONFIG", "LBCTL_HSDO_CONFIG", "LBCTL_HSDO_BACKEND"];
 
 /// How alike two names are, from 0 to 1, for one to be taken for the other.
 const ALIKE: f64 = 0.7;

@@ -1,4 +1,6 @@
 use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,9 +46,14 @@ pub(super) async fn start(
     let (wanted, required) = match options.admin {
         AdminAddress::Off => return Ok(None),
         AdminAddress::Listen(address) => (address, true),
+        AdminAddress::Shared(address, _) => (address, true),
         AdminAddress::IfFree(address) => (address, false),
     };
-    let listener = match TcpListener::bind(wanted).await {
+    let bound = match options.admin {
+        AdminAddress::Shared(address, port) => bind_shared(address, port).await,
+        _ => TcpListener::bind(wanted).await,
+    };
+    let listener = match bound {
         Ok(listener) => listener,
         Err(error) if required => {
             let error = anyhow::Error::new(error)
@@ -67,6 +74,21 @@ pub(super) async fn start(
     Ok(Some(spawn_owned(accept(listener, router, share.clamp(1, MAX_CONNECTIONS)))))
 }
 
+/// Listens on an address, or where somebody does so already on the same with another port.
+async fn bind_shared(address: SocketAddr, port: u16) -> io::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            let other = SocketAddr::new(address.ip(), port);
+            tracing::warn!(
+                "{address} is taken, as by another daemon of this host: the admin HTTP server \
+                 listens on {other}; set --admin IP:PORT"
+            );
+            TcpListener::bind(other).await
+        }
+        bound => bound,
+    }
+}
+
 /// Accepts until it is dropped, and every connection with it.
 async fn accept(listener: TcpListener, router: Router, most: usize) {
     let mut connections = VecDeque::<OwnedTask<()>>::new();
@@ -83,7 +105,7 @@ async fn accept(listener: TcpListener, router: Router, most: usize) {
                 }
                 connections.push_back(spawn_owned(serve(stream, router.clone())));
             }
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 health.failed(&error);
                 backoff.wait().await;

@@ -1,7 +1,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::config::{Flags, Kind, Reader, Setting};
+use crate::config::{Flags, Kind, Origin, Reader, Setting};
 
 /// The flags every daemon takes.
 #[derive(Debug, Clone, clap::Args)]
@@ -41,9 +41,8 @@ impl Options {
     /// Reads `<section>.admin`, `<section>.admin-hosts` and `<section>.shutdown-grace`. Each daemon has its own default
     /// `port`, so that one of each runs on a host without being told.
     pub fn read(reader: &mut Reader, section: &str, port: u16) -> Self {
-        let default = AdminAddress::IfFree(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         Self {
-            admin: reader.get(&format!("{section}.admin"), default),
+            admin: AdminAddress::read(reader, &format!("{section}.admin"), port),
             admin_hosts: reader.get(&format!("{section}.admin-hosts"), Vec::new()),
             grace: reader.get(&format!("{section}.shutdown-grace"), Duration::from_secs(30)),
         }
@@ -57,6 +56,19 @@ pub enum AdminAddress {
     Listen(SocketAddr),
     /// The default: a second daemon of a kind on one host does without, and says so.
     IfFree(SocketAddr),
+    /// That of another program's settings, which daemons of several kinds may have from one file; the
+    /// daemon's own port instead where it is taken.
+    Shared(SocketAddr, u16),
+}
+
+impl AdminAddress {
+    fn read(reader: &mut Reader, path: &str, port: u16) -> Self {
+        let default = Self::IfFree(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        match (reader.get(path, default), reader.origin(path)) {
+            (Self::Listen(address), Some(Origin::Foreign { .. })) => Self::Shared(address, port),
+            (address, _) => address,
+        }
+    }
 }
 
 impl Setting for AdminAddress {
@@ -73,7 +85,9 @@ impl Setting for AdminAddress {
     fn show(&self) -> String {
         match self {
             Self::Off => "off".into(),
-            Self::Listen(address) | Self::IfFree(address) => address.to_string(),
+            Self::Listen(address) | Self::IfFree(address) | Self::Shared(address, _) => {
+                address.to_string()
+            }
         }
     }
 }

@@ -161,6 +161,7 @@ mod tests {
             drain_at_least: Duration::ZERO,
             rest: Duration::from_secs(1),
             unplaced: Vec::new(),
+            origin: None,
         };
         let plan = Plan { spec: Some(spec), ..Plan::default() };
         let table = Table::read(&backend, []);

@@ -18,8 +18,8 @@ use crate::daemon::Backoff;
 use crate::election::{Leadership, Standing};
 use crate::hsdo::Row;
 use crate::model::{
-    BackendName, EndpointId, HaproxyName, HaproxyReport, ServerAddress, SlotNumber, SlotState,
-    Timestamp, keys,
+    BackendName, BackendSpec, EndpointId, HaproxyName, HaproxyReport, ServerAddress, SlotNumber,
+    SlotState, TableOrigin, Timestamp, keys,
 };
 use crate::store::{Mirror, Revision, SharedStore, StoreLife, Watch};
 
@@ -72,6 +72,35 @@ pub enum Pass {
     Waiting(Plan),
 }
 
+/// Why a backend runs no more.
+#[derive(Debug)]
+pub enum Ended {
+    Stopped,
+    Foreign(Foreign),
+}
+
+/// A table that is filled from elsewhere, and so is left alone.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "backend {backend} in the store belongs to {theirs}, and this one would fill it from {own}: give \
+     this one another name (--hsdo-backend NAME with --hsdo-config, else the backend's name); where \
+     the table is to be filled from here from now on, delete the key {spec}",
+    spec = keys::spec(.backend)
+)]
+pub struct Foreign {
+    backend: BackendName,
+    own: TableOrigin,
+    theirs: TableOrigin,
+}
+
+impl Foreign {
+    pub fn of(settings: &BackendSettings, spec: &BackendSpec) -> Option<Self> {
+        let (own, theirs) = (settings.policy.origin.clone()?, spec.origin.clone()?);
+        let backend = settings.name.clone();
+        (!own.goes_on_from(&theirs)).then_some(Self { backend, own, theirs })
+    }
+}
+
 impl Backend {
     /// Starts to watch and to look; waits for the store as long as it takes.
     pub async fn open(shared: Shared, settings: BackendSettings) -> Self {
@@ -116,15 +145,19 @@ impl Backend {
         self.look.as_ref()?.result.as_ref().err().cloned()
     }
 
-    /// Plans and, as the leader, writes, whenever something changes; until it is stopped.
+    /// Plans and, as the leader, writes, whenever something changes; until it is stopped, or the
+    /// table is seen to be another's.
     pub async fn run(
         mut self,
         mut standing: watch::Receiver<Standing>,
-        mut reporter: Reporter,
+        reporter: &mut Reporter,
         stop: CancellationToken,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Ended> {
         let mut took_over = None;
         loop {
+            if let Some(foreign) = self.foreign() {
+                return Ok(Ended::Foreign(foreign));
+            }
             let leadership = match &*standing.borrow_and_update() {
                 Standing::Leader(leadership) if leadership.is_held() => Some(leadership.clone()),
                 _ => None,
@@ -137,15 +170,21 @@ impl Backend {
                 self.take_over();
             }
             reporter.standing(&standing.borrow());
-            let pass = self.pass(leadership.as_ref(), &mut reporter).await;
+            let pass = self.pass(leadership.as_ref(), reporter).await;
             let wake = self.next_wake(&pass).min(reporter.look_again());
             tokio::select! {
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => return Ok(Ended::Stopped),
                 heard = self.hear() => heard?,
                 _ = standing.changed() => {}
                 () = tokio::time::sleep(wake) => {}
             }
         }
+    }
+
+    /// Whose table this is, where it is another's.
+    pub fn foreign(&mut self) -> Option<Foreign> {
+        let table = self.read_table();
+        Foreign::of(&self.settings, table.spec.as_ref()?.spec.as_ref()?)
     }
 
     /// Waits for news from the store or the source, and takes in all that is there.
@@ -397,6 +436,9 @@ impl Backend {
             return Adoption::default();
         };
         let answer = self.look.as_ref().and_then(|look| look.result.as_ref().ok());
+        let allow_drop = self.settings.policy.floors.allow_drop;
+        let answer = answer.map(|answer| answer.keeping(table, allow_drop));
+        let answer = answer.as_deref();
         let confirmed = self.absences.confirmed(self.settings.confirm.passes);
         if let Some(answer) = answer.filter(|_| table.spec.is_none()) {
             // Who is taken over goes only once its absence is confirmed.
@@ -413,7 +455,11 @@ impl Backend {
     /// Plans on a thread of its own, which a stop leaves behind: a hundred thousand endpoints take a
     /// moment, in which the election that renews the lease must go on.
     async fn plan(&mut self, table: &Arc<Table>, leadership: Option<&Leadership>) -> Plan {
-        let policy = self.settings.policy.clone();
+        let mut policy = self.settings.policy.clone();
+        if self.hsdo.as_ref().is_some_and(|hsdo| !hsdo.has_rows()) {
+            // The rows of one that comes back to HSDO's table are judged by where it was till then.
+            policy.origin = stored_origin(table);
+        }
         let (table, look) = (table.clone(), self.look.clone());
         let confirmed = self.absences.confirmed(self.settings.confirm.passes);
         let kept = self.absences.kept().clone();
@@ -486,12 +532,13 @@ impl Backend {
         self.vanished.retain(|name, at| {
             !reporting.contains(name) && now.saturating_duration_since(*at) < REPORTS_RETURN
         });
-        let silent = |haproxy: &HaproxyName| Report {
+        let missing = |haproxy: &HaproxyName| Report {
             haproxy: haproxy.clone(),
             gone: false,
+            silent: false,
             backend: crate::model::BackendReport::default(),
         };
-        reports.extend(self.vanished.keys().map(silent));
+        reports.extend(self.vanished.keys().map(missing));
         self.reporting = reporting;
         reports
     }
@@ -508,6 +555,10 @@ impl Backend {
             Pass::Blind(_) => idle,
         }
     }
+}
+
+fn stored_origin(table: &Table) -> Option<TableOrigin> {
+    table.spec.as_ref()?.spec.as_ref()?.origin.clone()
 }
 
 /// Waits for the next look at HSDO's table, where there is one.
@@ -549,13 +600,19 @@ fn reports(backend: &BackendName, mirror: &Mirror) -> Vec<Report> {
                     part.applied = Revision::default();
                 }
                 let haproxy = report.name;
-                reports.extend(part.map(|backend| Report { haproxy, gone, backend }));
+                reports.extend(part.map(|backend| Report {
+                    haproxy,
+                    gone,
+                    silent: false,
+                    backend,
+                }));
             }
             Err(_) => {
                 let haproxy = entry.key.last().parse().ok();
                 reports.extend(haproxy.map(|haproxy| Report {
                     haproxy,
                     gone: false,
+                    silent: false,
                     backend: crate::model::BackendReport::default(),
                 }));
             }

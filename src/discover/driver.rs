@@ -7,7 +7,7 @@ use futures::future::try_join_all;
 use futures::stream::FuturesUnordered;
 use tokio_util::sync::CancellationToken;
 
-use super::backend::{Backend, Pass};
+use super::backend::{Backend, Ended, Foreign, Pass};
 use super::output::{PlannedBackend, PlannedRow};
 use super::report::{Board, Reporter, describe};
 use super::settings::{BackendSettings, Settings};
@@ -15,7 +15,7 @@ use super::shared::Shared;
 use crate::daemon::{Context, OwnedTask, Reload, spawn_owned};
 use crate::election::{Candidate, Leadership, Options, Standing};
 use crate::error::{CommandError, CommandResult, Kind};
-use crate::model::{BackendName, CandidateId, ElectionName};
+use crate::model::{BackendName, BackendSpec, CandidateId, ElectionName, keys};
 use crate::registry::open_ready;
 use crate::store::SharedStore;
 
@@ -69,8 +69,8 @@ struct Member {
     stop: CancellationToken,
 }
 
-type Ended = Option<anyhow::Result<()>>;
-type Ending = std::pin::Pin<Box<dyn Future<Output = (BackendName, Ended)> + Send>>;
+type Outcome = Option<anyhow::Result<()>>;
+type Ending = std::pin::Pin<Box<dyn Future<Output = (BackendName, Outcome)> + Send>>;
 
 impl Fleet {
     fn new(store: SharedStore, settings: &Settings, context: Context) -> Self {
@@ -127,7 +127,7 @@ impl Fleet {
     }
 
     /// A backend ends by itself only through a bug, which must not go unseen.
-    fn ended(&mut self, name: &BackendName, ended: Ended) -> CommandResult {
+    fn ended(&mut self, name: &BackendName, ended: Outcome) -> CommandResult {
         match ended {
             Some(Ok(())) if !self.members.contains_key(name) => Ok(()),
             Some(Err(error)) => Err(error.context(format!("backend {name} failed")).into()),
@@ -136,29 +136,56 @@ impl Fleet {
     }
 }
 
-async fn ending(name: BackendName, task: OwnedTask<anyhow::Result<()>>) -> (BackendName, Ended) {
+async fn ending(name: BackendName, task: OwnedTask<anyhow::Result<()>>) -> (BackendName, Outcome) {
     (name, task.join().await)
 }
 
-/// Runs one backend until it is stopped, then hands over at once.
+/// Between two looks whether a table still is another's.
+const FOREIGN: Duration = Duration::from_secs(2);
+
+/// Runs one backend until it is stopped, then hands over at once. While the table is another's it
+/// does nothing, and stands for no election, so that whose table it is may lead.
 async fn lead_or_follow(
     shared: Shared,
     settings: BackendSettings,
     options: Options,
-    reporter: Reporter,
+    mut reporter: Reporter,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let candidate = shared.elections.stand(options);
-    let run = async {
-        let backend = Backend::open(shared, settings).await;
-        backend.run(candidate.standing(), reporter, stop.clone()).await
-    };
-    let result = tokio::select! {
-        result = run => result,
-        () = stop.cancelled() => Ok(()),
-    };
-    candidate.resign().await;
-    result
+    loop {
+        let candidate = shared.elections.stand(options.clone());
+        let run = async {
+            let backend = Backend::open(shared.clone(), settings.clone()).await;
+            backend.run(candidate.standing(), &mut reporter, stop.clone()).await
+        };
+        let result = tokio::select! {
+            result = run => result,
+            () = stop.cancelled() => Ok(Ended::Stopped),
+        };
+        candidate.resign().await;
+        match result? {
+            Ended::Stopped => return Ok(()),
+            Ended::Foreign(foreign) => {
+                reporter.foreign(&foreign);
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    () = while_foreign(&shared.store, &settings) => {}
+                }
+            }
+        }
+    }
+}
+
+/// Waits as long as the store says that the table is another's.
+async fn while_foreign(store: &SharedStore, settings: &BackendSettings) {
+    loop {
+        tokio::time::sleep(FOREIGN).await;
+        let Ok(entry) = store.get(&keys::spec(&settings.name)).await else { continue };
+        let spec = entry.and_then(|entry| entry.json::<BackendSpec>().ok());
+        if spec.is_none_or(|spec| Foreign::of(settings, &spec).is_none()) {
+            return;
+        }
+    }
 }
 
 /// Each backend has an election of its own, so that processes with different backends never wait
@@ -254,6 +281,9 @@ async fn once(
             None => backend.look_at_hsdo(),
         }
         loop {
+            if let Some(foreign) = backend.foreign() {
+                return Err(CommandError::new(Kind::Config, foreign));
+            }
             let pass = backend.pass(leadership, &mut reporter).await;
             let wake = backend.next_wake(&pass);
             match pass {
@@ -320,7 +350,6 @@ mod tests {
     use super::*;
     use crate::config::{Flags, Reader};
     use crate::election::LeaderRecord;
-    use crate::model::keys;
     use crate::store::{
         Commit, Entry, Key, Lease, LeaseId, Listing, MemoryStore, Prefix, Result, Store, Txn,
         Watch, WatchEvent,

@@ -25,7 +25,8 @@ pub fn slot_table(data: &[u8]) {
         .filter_map(|entry| entry.json::<HaproxyReport>().ok())
         .filter_map(|mut report| {
             let backend = report.backends.remove(&web)?;
-            Some(Report { haproxy: report.name, gone: report.pid.is_none(), backend })
+            let (haproxy, gone) = (report.name, report.pid.is_none());
+            Some(Report { haproxy, gone, silent: false, backend })
         })
         .collect();
     let nobody = BTreeSet::<EndpointId>::new();
@@ -66,5 +67,6 @@ fn policy() -> Policy {
             window: 60 * second,
         },
         drain_vanished: true,
+        origin: None,
     }
 }

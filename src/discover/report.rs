@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::apply::Applied;
+use super::backend::Foreign;
 use super::hsdo;
 use super::plan::{Plan, Refusal, Table, Unplaced, Waiting};
 use super::settings::BackendSettings;
@@ -202,6 +203,17 @@ impl Reporter {
         }
     }
 
+    /// Takes in that the table is another's, so that nothing is done.
+    pub fn foreign(&mut self, foreign: &Foreign) {
+        self.store.failed(foreign);
+        self.standing = json!({ "leads": false });
+        let why = foreign.to_string();
+        self.gates.iter().for_each(|gates| gates.store.close(why.as_str()));
+        if let Some(board) = &self.board {
+            board.publish(&self.backend, Some(json!({ "standing": self.standing, "blind": why })));
+        }
+    }
+
     /// Takes in what a pass saw.
     pub fn seen(&mut self, seen: &Seen<'_>) {
         self.seen_store(seen);
@@ -300,7 +312,7 @@ impl Reporter {
                 Some(refused) => {
                     let label = self.label.clone();
                     counter!("lbctl_discover_refusals_total", "backend" => label, "floor" => refused.why.as_str()).increment(1);
-                    tracing::error!(%backend, "refused: {refused}, until enough looks in a row confirm it or --allow-drop is given");
+                    tracing::error!(%backend, "refused: {refused}, {}", refused.why.until());
                 }
             }
             self.said.refused.clone_from(&plan.refused);

@@ -6,7 +6,9 @@ use super::sources::{AsgSpec, FORMS, SourceOptions, SourceSpec};
 use crate::config::Reader;
 use crate::daemon;
 use crate::hsdo::{TableLayout, TableName, TablePlace};
-use crate::model::{BackendName, CandidateId, Ramp, SlotNumber, Weight, format_duration};
+use crate::model::{
+    BackendName, CandidateId, Ramp, SlotNumber, TableOrigin, Weight, format_duration,
+};
 use crate::store::StoreSettings;
 
 /// Where the admin HTTP server listens unless told otherwise.
@@ -229,6 +231,11 @@ impl Common {
         if let Err(error) = source.check(&self.options) {
             reader.problem(&format!("{base}.source"), format!("backend {name}: {error}"));
         }
+        let origin = TableOrigin {
+            source: source.kind().to_owned(),
+            hsdo_table: hsdo.as_ref().map(|place| place.table.to_string()),
+            region: hsdo.as_ref().and_then(|place| Some(place.region.as_ref()?.to_string())),
+        };
         let policy = Policy {
             slots: self.slots?,
             ramp,
@@ -237,6 +244,7 @@ impl Common {
             rest: self.rest,
             floors: self.floors,
             drain_vanished: source.drains_vanished(),
+            origin: Some(origin),
         };
         let (confirm, options) = (self.confirm, self.options);
         Some(BackendSettings { name, source, policy, confirm, options, hsdo })

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use aws_sdk_dynamodb::types::AttributeValue;
 use jiff::Zoned;
 
-use crate::model::{EndpointId, Label, ServerAddress, SlotNumber, Weight};
+use crate::model::{Endpoint, EndpointId, GroupName, ServerAddress, SlotNumber, Weight};
 use crate::text;
 
 /// An item of DynamoDB.
@@ -42,7 +42,7 @@ pub struct Server {
     pub ip: IpAddr,
     /// The instance's id.
     pub name: EndpointId,
-    pub group: Option<Label>,
+    pub group: Option<GroupName>,
 }
 
 /// When HSDO last changed a weight, as its server writes it: local time that does not say of which
@@ -107,6 +107,17 @@ impl Row {
     }
 }
 
+impl Server {
+    pub fn of(endpoint: &Endpoint) -> Self {
+        Self {
+            ip: endpoint.address.ip(),
+            name: endpoint.id.clone(),
+            // A group of that very name reads back as no group.
+            group: endpoint.group.clone().filter(|group| group.as_str() != NONE),
+        }
+    }
+}
+
 impl LastUpdate {
     /// That of a free slot.
     pub fn never() -> Self {
@@ -156,7 +167,8 @@ impl Reader<'_> {
     fn row(&self) -> Result<Row, String> {
         let slot = slot(self.item).map_err(|error| error.problem)?;
         let server = self.server()?;
-        let weight = Weight::new(self.number(WEIGHT)?).map_err(|error| error.to_string())?;
+        // HSDO's server goes as far as it is told, and HAProxy no further than its greatest.
+        let weight = Weight::saturating(self.number(WEIGHT)?);
         let enabled = match self.text(STATUS)? {
             "enabled" => true,
             "disabled" => false,
@@ -312,10 +324,10 @@ mod tests {
             (NAME, s("none"), "ServerName is none"),
             (NAME, s("i;7"), "ServerName: endpoint id \"i;7\" has ';'"),
             (NAME, AttributeValue::Bool(true), "ServerName is not a text (S)"),
-            (ASG, s("a\nb"), "ASG: label \"a\\nb\" has '\\n'"),
+            (ASG, s("a\nb"), "ASG: group \"a\\nb\" has '\\n'"),
             (WEIGHT, s("3"), "Weight is not a number (N)"),
             (WEIGHT, n("-1"), "Weight \"-1\" is not a whole number"),
-            (WEIGHT, n("257"), "weight 257 is not a whole number from 0 to 256"),
+            (WEIGHT, n("1.5"), "Weight \"1.5\" is not a whole number"),
             (STATUS, s("Enabled"), "BackendServerStatus is \"Enabled\""),
             (UPDATED, s("\u{1b}[2J"), "LastWeightUpdate \"\\u{1b}[2J\" is no time"),
             (UPDATED, n("0"), "LastWeightUpdate is not a text (S)"),
@@ -333,6 +345,27 @@ mod tests {
     }
 
     #[test]
+    fn a_weight_that_haproxy_does_not_take_is_its_greatest() {
+        let row = Row::read(&item(&[(WEIGHT, n("300"))])).unwrap();
+        assert_eq!(row.weight, Weight::MAX);
+    }
+
+    #[test]
+    fn a_group_that_is_called_none_is_no_group_in_a_row() {
+        let endpoint = Endpoint {
+            id: "i-7".parse().unwrap(),
+            address: "10.0.0.7:80".parse().unwrap(),
+            name: None,
+            group: Some("none".parse().unwrap()),
+            zone: None,
+            weight: None,
+            leaving: false,
+        };
+        let row = Row { server: Some(Server::of(&endpoint)), ..Row::read(&item(&[])).unwrap() };
+        assert_eq!(Row::read(&row.to_item()), Ok(row));
+    }
+
+    #[test]
     fn times_are_written_as_python_does() {
         let at = |text: &str| LastUpdate::at(&text.parse().unwrap()).0;
         assert_eq!(at("2023-06-01T02:03:04.000056+02:00[+02:00]"), "2023-06-01 02:03:04.000056");
@@ -341,7 +374,7 @@ mod tests {
     }
 
     fn any_row() -> impl Strategy<Value = Row> {
-        let group = proptest::option::of("[a-z][a-zA-Z0-9_.@+-]{0,20}".prop_map(|t| t + "1"));
+        let group = proptest::option::of("[ -~é]{0,200}".prop_map(|t| t + "1"));
         let server = (any::<u32>(), "i-[0-9a-f]{1,17}", group).prop_map(|(ip, name, group)| {
             let ip = ServerAddress::check_ip(IpAddr::V4(ip.into())).ok()?;
             let group = group.map(|group| group.parse().unwrap());

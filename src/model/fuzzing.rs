@@ -4,7 +4,7 @@ use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
 use super::{
-    BackendName, CandidateId, ElectionName, EndpointId, HaproxyName, Key, Label, Prefix,
+    BackendName, CandidateId, ElectionName, EndpointId, GroupName, HaproxyName, Key, Label, Prefix,
     ServerAddress, ServerName, ServerPrefix, SlotNumber, Weight, format_duration, parse_duration,
 };
 
@@ -24,6 +24,9 @@ pub fn names(data: &[u8]) {
     reads_back::<EndpointId>(text).map(inert);
     reads_back::<CandidateId>(text).map(inert);
     reads_back::<Label>(text).map(inert);
+    // Only a terminal and a line of text ever see it.
+    let shown = |group: String| assert_eq!(crate::text::one_line(&group), group);
+    reads_back::<GroupName>(text).map(shown);
     reads_back::<ServerAddress>(text).map(inert);
     reads_back::<SlotNumber>(text).map(inert);
     reads_back::<Weight>(text).map(inert);

@@ -22,15 +22,15 @@ pub use address::{AddressError, ServerAddress};
 pub use key::{Key, KeyError, Prefix};
 pub use life::StoreLife;
 pub use name::{
-    BackendName, CandidateId, ElectionName, EndpointId, HaproxyName, Label, NameError, ServerName,
-    ServerPrefix,
+    BackendName, CandidateId, ElectionName, EndpointId, GroupName, HaproxyName, Label, NameError,
+    ServerName, ServerPrefix,
 };
 pub use ramp::{Ramp, RampError};
 pub use revision::Revision;
 pub use slot::SlotNumber;
 pub use table::{
     BackendReport, BackendSpec, Confirmation, Endpoint, HaproxyReport, Registration, Removal,
-    Removals, SlotRecord, SlotState,
+    Removals, SlotRecord, SlotState, TableOrigin,
 };
 pub use time::{Duration, Timestamp, format_duration, parse_duration};
 pub use weight::{Weight, WeightError};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::SlotNumber;
+use crate::text;
 
 /// A name that was refused, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,8 +40,32 @@ fn check(kind: &'static str, text: &str, extra: &str, max_len: usize) -> Result<
     }
 }
 
+/// Longest name of a group, in characters: Auto Scaling's limit.
+const MAX_GROUP_LEN: usize = 255;
+
+/// Auto Scaling takes nearly every character in a group's name (API reference,
+/// "CreateAutoScalingGroup"); what a terminal would obey is refused here.
+fn check_group(name: &str) -> Result<(), NameError> {
+    let fail = |problem: String| {
+        Err(NameError { kind: "group", shown: name.chars().take(40).collect(), problem })
+    };
+    if name.is_empty() {
+        return fail("is empty".into());
+    }
+    if name.chars().nth(MAX_GROUP_LEN).is_some() {
+        return fail(format!("is longer than {MAX_GROUP_LEN} characters"));
+    }
+    match name.chars().find(|c| text::is_obeyed(*c)) {
+        Some(c) => fail(format!("has {c:?}, which a terminal would obey")),
+        None => Ok(()),
+    }
+}
+
 macro_rules! name {
     ($(#[$doc:meta])* $type:ident, $kind:literal, $extra:literal) => {
+        name! { $(#[$doc])* $type, |text| check($kind, text, $extra, MAX_LEN) }
+    };
+    ($(#[$doc:meta])* $type:ident, $check:expr) => {
         $(#[$doc])*
         // Counted, not copied: a plan names each server many times.
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
@@ -57,7 +82,8 @@ macro_rules! name {
             type Err = NameError;
 
             fn from_str(text: &str) -> Result<Self, NameError> {
-                check($kind, text, $extra, MAX_LEN)?;
+                let check: fn(&str) -> Result<(), NameError> = $check;
+                check(text)?;
                 Ok(Self(text.into()))
             }
         }
@@ -66,8 +92,7 @@ macro_rules! name {
             type Error = NameError;
 
             fn try_from(text: String) -> Result<Self, NameError> {
-                check($kind, &text, $extra, MAX_LEN)?;
-                Ok(Self(text.into()))
+                text.parse()
             }
         }
 
@@ -111,10 +136,17 @@ name!(
     ""
 );
 name!(
-    /// A group or zone that an endpoint belongs to, as named by its source.
+    /// A name that a source gives: an endpoint's own, its zone, a service.
     Label,
     "label",
     "@+"
+);
+name!(
+    /// The group that an endpoint belongs to, as its source names it. It may have spaces and signs,
+    /// as an Auto Scaling group may, so that it never becomes a part of a key, of a path or of a
+    /// command for HAProxy or a shell.
+    GroupName,
+    check_group
 );
 name!(
     /// What makes an endpoint the same one over time (instance id, registration id), never its
@@ -136,6 +168,12 @@ name!(
     "candidate id",
     "[]@+%"
 );
+
+impl From<Label> for GroupName {
+    fn from(label: Label) -> Self {
+        Self(label.0)
+    }
+}
 
 impl HaproxyName {
     /// A host's name without what a HAProxy's name cannot have; `haproxy` where little is left.
@@ -238,6 +276,28 @@ mod tests {
             good.parse::<BackendName>().unwrap();
         }
         "[2001:db8::1]:80".parse::<EndpointId>().unwrap();
+    }
+
+    #[test]
+    fn a_group_may_have_every_name_that_auto_scaling_allows() {
+        let printable: String = (' '..='~').collect();
+        let longest = "é".repeat(255);
+        for good in ["web a", "web/1", "~", "..", "#(=&)", "a,b", "a\\", &printable, &longest] {
+            let group: GroupName = good.parse().unwrap();
+            assert_eq!(group.as_str(), good);
+            let json = serde_json::to_string(&group).unwrap();
+            assert_eq!(serde_json::from_str::<GroupName>(&json).unwrap(), group);
+        }
+        for (bad, says) in [
+            ("", "is empty"),
+            ("a\nb", "which a terminal would obey"),
+            ("a\u{1b}[2J", "which a terminal would obey"),
+            ("a\u{202e}b", "which a terminal would obey"),
+            (&"x".repeat(256), "longer than 255 characters"),
+        ] {
+            let error = bad.parse::<GroupName>().unwrap_err().to_string();
+            assert!(error.contains(says) && !error.contains(char::is_control), "{error}");
+        }
     }
 
     #[test]

@@ -2,13 +2,14 @@
 //! are ignored, so that an older lbctl reads what a newer one wrote.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BackendName, EndpointId, HaproxyName, Label, Ramp, Revision, ServerAddress, SlotNumber,
-    StoreLife, Timestamp, Weight, time,
+    BackendName, EndpointId, GroupName, HaproxyName, Label, Ramp, Revision, ServerAddress,
+    SlotNumber, StoreLife, Timestamp, Weight, time,
 };
 
 /// A discovered address with its metadata, before and while it holds a slot.
@@ -20,7 +21,7 @@ pub struct Endpoint {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<Label>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub group: Option<Label>,
+    pub group: Option<GroupName>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<Label>,
     /// The weight to ramp up to; the ramp's `max` where absent.
@@ -57,6 +58,49 @@ pub struct BackendSpec {
     /// Endpoints that found no free slot, for people to see.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unplaced: Vec<EndpointId>,
+    /// Where it is filled from; earlier versions did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<TableOrigin>,
+}
+
+/// Where a table is filled from, so that another with the same name is not taken for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct TableOrigin {
+    /// The kind of source: `registry`, `asg`, ….
+    pub source: String,
+    /// HSDO's table that is kept equal to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hsdo_table: Option<String>,
+    /// The region of that; `None` where nothing but the environment said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+}
+
+impl TableOrigin {
+    /// Whether one that is filled from here may go on with a table that was filled from `other`. A
+    /// table of HSDO's is its own; without one a table may change its source, and it may take HSDO's
+    /// on and off while its kind of source stays.
+    pub fn goes_on_from(&self, other: &Self) -> bool {
+        match (&self.hsdo_table, &other.hsdo_table) {
+            (None, None) => true,
+            (Some(own), Some(theirs)) => {
+                let regions = self.region.as_ref().zip(other.region.as_ref());
+                own == theirs && regions.is_none_or(|(own, theirs)| own == theirs)
+            }
+            _ => self.source == other.source,
+        }
+    }
+}
+
+impl fmt::Display for TableOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.hsdo_table, &self.region) {
+            (None, _) => write!(f, "source {}", self.source),
+            (Some(table), None) => write!(f, "HSDO's table {table}"),
+            (Some(table), Some(region)) => write!(f, "HSDO's table {table} in {region}"),
+        }
+    }
 }
 
 /// `backends/<backend>/slots/<00001>`: who holds a slot. No key: the slot is free.
@@ -192,6 +236,37 @@ impl BackendReport {
         match &self.serving {
             None => self.applied >= modified && !self.held.contains_key(&slot),
             Some(serving) => !serving.contains(&slot),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_goes_on_where_it_is_the_same_one_in_another_layout() {
+        let of = |source: &str, table: Option<&str>, region: Option<&str>| TableOrigin {
+            source: source.to_owned(),
+            hsdo_table: table.map(str::to_owned),
+            region: region.map(str::to_owned),
+        };
+        let (a, b) = (of("asg", Some("a"), None), of("asg", Some("b"), None));
+        let here = of("asg", Some("a"), Some("eu-west-1"));
+        let there = of("asg", Some("a"), Some("eu-west-3"));
+        let (asg, file) = (of("asg", None, None), of("file", None, None));
+        for (own, other, expected) in [
+            (&a, &a, true),
+            (&a, &b, false),
+            (&a, &here, true),
+            (&here, &there, false),
+            (&asg, &file, true),
+            (&asg, &a, true),
+            (&a, &asg, true),
+            (&file, &a, false),
+            (&a, &file, false),
+        ] {
+            assert_eq!(own.goes_on_from(other), expected, "{own} from {other}");
         }
     }
 }

@@ -162,13 +162,12 @@ impl Table {
         let SlotRecord { endpoint, state, since, started } = record;
         // Only a ready server takes traffic by weight.
         let ramp = self.spec.as_ref().map(|s| s.ramp).filter(|_| *state == SlotState::Ready);
-        let label = |label: &Option<crate::model::Label>| label.as_ref().map(ToString::to_string);
         SlotView {
             slot,
-            server: label(&endpoint.name).unwrap_or_else(|| endpoint.id.to_string()),
+            server: shown(endpoint.name.as_ref()).unwrap_or_else(|| endpoint.id.to_string()),
             address: endpoint.address,
-            group: label(&endpoint.group),
-            zone: label(&endpoint.zone),
+            group: shown(endpoint.group.as_ref()),
+            zone: shown(endpoint.zone.as_ref()),
             weight: ramp.map(|r| r.weight_at(*started, now, endpoint.weight)),
             target: ramp.map(|r| r.target(endpoint.weight)),
             state: *state,
@@ -183,6 +182,10 @@ impl Table {
             (count + 1, Some(oldest.map_or(record.since, |o: Timestamp| o.min(record.since))))
         })
     }
+}
+
+fn shown(name: Option<&impl ToString>) -> Option<String> {
+    name.map(ToString::to_string)
 }
 
 fn haproxy_views(

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use crate::config::{Kind, Origin, Reader, from_str_setting};
 use crate::daemon;
-use crate::model::{BackendName, EndpointId, Label, ServerAddress, Weight};
+use crate::model::{BackendName, EndpointId, GroupName, Label, ServerAddress, Weight};
 use crate::store::StoreSettings;
 
 /// The admin HTTP server's default port.
@@ -37,7 +37,7 @@ pub struct Register {
     pub backend: BackendName,
     pub advertise: Option<Advertise>,
     pub weight: Option<Weight>,
-    pub group: Option<Label>,
+    pub group: Option<GroupName>,
     pub zone: Option<Label>,
 }
 

@@ -111,7 +111,7 @@ fn detect(target: &Target, servers: &[ObservedServer], need: u32) -> Result<Serv
         (None, _) => Err(Problem::NoPlaces { backend, need }),
         (Some(first), Some(second)) => {
             let families = [first, second].into_iter().chain(names).collect();
-            Err(Problem::Ambiguous { backend, families })
+            Err(Problem::Ambiguous { backend, named_by: target.named_by(), families })
         }
     }
 }

@@ -62,11 +62,22 @@ pub async fn preview(
     format: OutputFormat,
 ) -> CommandResult {
     let views = tables(settings, store).await?;
-    let previews = engine(settings).look(&views, Timestamp::now()).await.map_err(unavailable)?;
+    let mut engine = engine(settings);
+    let previews = engine.look(&views, Timestamp::now()).await.map_err(unavailable)?;
     let plans: Vec<Planned> = previews.into_iter().map(Planned::new).collect();
     match format {
-        OutputFormat::Json => output::print_json(&plans),
-        OutputFormat::Table => output::print(&table(&plans)),
+        OutputFormat::Json => output::print_json(&plans)?,
+        OutputFormat::Table => output::print(&table(&plans))?,
+    }
+    if let Some(level) = engine.lesser_level().await.map_err(unavailable)? {
+        let socket = &settings.socket;
+        let message = format!("{socket} is of level {level}, which may change nothing in HAProxy");
+        return Err(CommandError::msg(Kind::Config, message)
+            .hint("add `level admin` to its `stats socket` line in HAProxy's `global` section"));
+    }
+    match plans.into_iter().find_map(|plan| plan.failure) {
+        Some(failure) => Err(CommandError::msg(Kind::Config, failure)),
+        None => Ok(()),
     }
 }
 
@@ -140,6 +151,9 @@ struct Planned {
     /// They drain once a server that stays is up.
     held: Vec<SlotNumber>,
     problems: Vec<String>,
+    /// The problem for which the same without --dry-run would end with an error.
+    #[serde(skip)]
+    failure: Option<String>,
     actions: Vec<PlannedAction>,
 }
 
@@ -176,6 +190,7 @@ impl Planned {
             drift: first.drift.into_iter().collect(),
             held: next.held.into_iter().collect(),
             problems: first.problems.iter().map(ToString::to_string).collect(),
+            failure: next.problems.iter().find(|p| p.fails_a_run()).map(ToString::to_string),
             actions,
         }
     }

@@ -176,6 +176,14 @@ impl Engine {
         Ok(Pass { process: observed.process, restarted, applied, targets })
     }
 
+    /// What the socket lets its users do, where that is not all that a pass needs.
+    pub async fn lesser_level(&self) -> haproxy::Result<Option<String>> {
+        // "show cli level" of the management guide: every level may ask it.
+        let level = self.client.session().await?.raw("show cli level").await?;
+        let level = level.trim();
+        Ok(["operator", "user"].contains(&level).then(|| level.to_owned()))
+    }
+
     /// Observes and answers what a pass would begin with, for each target whose table is known.
     pub async fn look(&mut self, views: &Views, now: Timestamp) -> haproxy::Result<Vec<Preview>> {
         let wanted = self.wanted(views, now);

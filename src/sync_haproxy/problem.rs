@@ -4,19 +4,19 @@ use crate::model::{BackendName, ServerPrefix, SlotNumber};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     #[error(
-        "HAProxy has no backend {backend}: add one of that name to its configuration, or correct --backend"
+        "HAProxy has no backend {backend}: add one of that name to its configuration, or correct {named_by}"
     )]
-    NoBackend { backend: BackendName },
+    NoBackend { backend: BackendName, named_by: &'static str },
     #[error(
         "backend {backend} has no server of the form NAME1, NAME2, …: add the line \
          \"server-template srv 1-{need} 127.0.0.2:80 check disabled\" to it"
     )]
     NoPlaces { backend: BackendName, need: u32 },
     #[error(
-        "backend {backend} has servers of several families ({}): say which one with --backend {backend}/{}",
+        "backend {backend} has servers of several families ({}): say which one with {named_by} {backend}/{}",
         list(.families), .families.first().map_or("PREFIX", ServerPrefix::as_str)
     )]
-    Ambiguous { backend: BackendName, families: Vec<ServerPrefix> },
+    Ambiguous { backend: BackendName, named_by: &'static str, families: Vec<ServerPrefix> },
     #[error(
         "backend {backend} has no place for {missing} of the table's {need} slots, the first is {prefix}{first}: {}",
         places_to_write(.backend, .prefix, *.need, .taken)
@@ -143,6 +143,19 @@ fn places_to_write(
          as with the line \"server-template lbctl- 1-{need} 127.0.0.2:80 check disabled\" and \
          --backend {backend}/lbctl-, or let the table's servers displace them with --take-over"
     )
+}
+
+impl Problem {
+    /// Whether a run that ends by itself would fail for it, as far as is known before: what only
+    /// waits for other servers may be over by then.
+    pub fn fails_a_run(&self) -> bool {
+        let waits = |why| matches!(why, Why::Moves | Why::NoPlaceForOthers);
+        match self {
+            Self::StaticWeights { .. } => false,
+            Self::Unordered { why, .. } => !waits(*why),
+            _ => true,
+        }
+    }
 }
 
 fn list(families: &[ServerPrefix]) -> String {

@@ -152,6 +152,7 @@ fn table(name: &BackendName, rows: &Rows, revision: Revision) -> Table {
             drain_at_least: Duration::ZERO,
             rest: Duration::ZERO,
             unplaced: Vec::new(),
+            origin: None,
         },
         slots: rows.iter().filter_map(held).collect(),
         removed: BTreeMap::new(),
@@ -274,6 +275,19 @@ mod tests {
         assert_eq!(held(&view, 1), Some(Held::Unknown), "a later change forgot it");
         seen(&mut seen_rows, rows(&[Row::free(slot(1)), row(4, "10.0.0.4", 5)]), &mut view);
         assert_eq!([1, 2].map(|n| held(&view, n)), [None, Some(Held::Unknown)]);
+    }
+
+    /// It has no place in HAProxy that could be left as it is.
+    #[test]
+    fn a_row_beyond_the_places_that_is_deleted_again_needs_none() {
+        let (mut seen_rows, mut view) = (Seen::default(), View::default());
+        let places = |view: &View| view.table.as_ref().unwrap().places();
+        let usual = [row(1, "10.0.0.1", 3), Row::free(slot(2))];
+        seen(&mut seen_rows, rows(&usual), &mut view);
+        seen(&mut seen_rows, rows(&[&usual[..], &[row(11, "10.0.0.11", 3)]].concat()), &mut view);
+        assert_eq!(places(&view), 11);
+        seen(&mut seen_rows, rows(&usual), &mut view);
+        assert_eq!(places(&view), 2);
     }
 
     #[test]

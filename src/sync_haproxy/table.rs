@@ -96,7 +96,9 @@ impl Table {
 
     /// The highest slot the table needs a place for.
     pub fn places(&self) -> u32 {
-        let last = self.slots.keys().next_back().map_or(0, |slot| slot.get());
+        // What cannot be read is left as it is where it has a place, and needs none.
+        let mut held = self.slots.iter().rev().filter(|(_, held)| matches!(held, Held::By(_)));
+        let last = held.next().map_or(0, |(slot, _)| slot.get());
         self.spec.slots.min(SlotNumber::MAX.get()).max(last)
     }
 

@@ -1,6 +1,6 @@
 use serde::Serialize;
 
-use crate::model::{BackendName, Endpoint, Label, ServerPrefix, SlotNumber};
+use crate::model::{BackendName, Endpoint, GroupName, Label, ServerPrefix, SlotNumber};
 
 /// One HAProxy backend and the table that fills it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +30,16 @@ pub struct Licence {
     pub end_sessions: bool,
 }
 
+impl Target {
+    /// The setting that names its backend.
+    pub fn named_by(&self) -> &'static str {
+        match self.takes {
+            Selector::Matching(_) => "--backend",
+            Selector::NoneOf(_) => "fallback (HSDO's CLIENT_HAPROXY_FALLBACK_BACKEND_NAME)",
+        }
+    }
+}
+
 /// Which of a table's endpoints a HAProxy backend serves. The others are in maint there, so that
 /// every slot has a decision in every backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +53,7 @@ pub enum Selector {
 /// groups, and the same for zones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
-    pub groups: Vec<Label>,
+    pub groups: Vec<GroupName>,
     pub zones: Vec<Label>,
 }
 
@@ -98,6 +108,6 @@ impl Filter {
     }
 }
 
-fn listed(list: &[Label], label: Option<&Label>) -> bool {
+fn listed<T: PartialEq>(list: &[T], label: Option<&T>) -> bool {
     list.is_empty() || label.is_some_and(|label| list.contains(label))
 }

@@ -62,6 +62,7 @@ pub fn backend_spec(slots: u32) -> BackendSpec {
         drain_at_least: Duration::ZERO,
         rest: Duration::from_secs(10),
         unplaced: Vec::new(),
+        origin: None,
     }
 }
 

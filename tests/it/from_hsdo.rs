@@ -110,6 +110,40 @@ fn hsdos_file_written_as_lbctls_means_the_same() {
     }
 }
 
+/// As the guide has it: over the file that is read, which the shell would have emptied first.
+#[test]
+fn the_settings_are_written_over_the_file_that_is_read_and_never_printed_into_it() {
+    let host = Host::new();
+    let file = host.write("lbctl.toml", "[store]\nurl = 'sqlite:/tmp/never-made.db'\n");
+    std::os::unix::fs::symlink(&file, host.0.path().join("link.toml")).unwrap();
+    let link = host.0.path().join("link.toml").display().to_string();
+    let show = ["config", "show", "--hsdo-config", EXAMPLE, "--output", "toml"];
+    let expected = host.run(&show, &[]);
+    let expected = stdout(&expected).replace(&file, "");
+    let written = host.run(&[&show[..], &["--to", &link]].concat(), &[]);
+    assert!(written.status.success() && written.stdout.is_empty(), "{}", stderr(&written));
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(text.replace(&file, ""), expected);
+    assert!(text.contains("url = \"sqlite:/tmp/never-made.db\""), "{text}");
+    assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+    let left = std::fs::read_dir(host.0.path()).unwrap().count();
+    assert_eq!(left, 2, "a leftover stayed");
+
+    // As a shell does it.
+    let emptied = std::fs::File::create(&file).unwrap();
+    let mut command = Command::new(lbctl());
+    command.env_clear().args(["--config", &file]).args(show).stdin(Stdio::null()).stdout(emptied);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    assert!(stderr(&output).contains("emptied") && stderr(&output).contains("--to "));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "", "it wrote nonsense");
+
+    let secret = host.write("lbctl.toml", "[store]\nurl = 'etcd://u:p@127.0.0.1:1'\n");
+    let refused = host.mistakes(&[&show[..], &["--to", &secret]].concat(), &[]);
+    assert!(refused.contains("store.url has a secret"), "{refused}");
+    assert!(std::fs::read_to_string(&secret).unwrap().contains("u:p@"));
+}
+
 #[test]
 fn every_value_says_which_setting_of_hsdo_it_is() {
     let host = Host::new();
@@ -151,8 +185,8 @@ fn each_command_tells_all_mistakes_of_its_own_part_by_hsdos_names() {
     let host = Host::new();
     let file = host.write(
         "env.yaml",
-        "SERVER_MODE: gce\nSERVER_HAPROXY_BACKEND_SERVER_MIN_WEIGHT: x\nINTERVAL: 0\n\
-         HAPROXY_BACKEND_SERVERS_LIST_SIZE: 0\nCLIENT_DEDICATED_ASG: maybe\nSERVER_ASG_NAME: web\n\
+        "SERVER_MODE: gce\nSERVER_HAPROXY_BACKEND_SERVER_MIN_WEIGHT: x\nINTERVAL: -1\n\
+         HAPROXY_BACKEND_SERVERS_LIST_SIZE: 0\nCLIENT_DEDICATED_ASG: [maybe]\nSERVER_ASG_NAME: web\n\
          CLIENT_HAPROXY_BACKEND_LIST: [web]\n",
     );
     let server = [
@@ -161,11 +195,11 @@ fn each_command_tells_all_mistakes_of_its_own_part_by_hsdos_names() {
         "env.yaml:4: HAPROXY_BACKEND_SERVERS_LIST_SIZE: \"0\" is not a whole number from 1",
     ];
     let client = [
-        "env.yaml:5: CLIENT_DEDICATED_ASG: \"maybe\" is not true or false",
+        "env.yaml:5: CLIENT_DEDICATED_ASG: must be the text \"true\" or \"false\"",
         "env.yaml:7: CLIENT_HAPROXY_BACKEND_LIST: must be a map",
     ];
     let both = [
-        "env.yaml:3: INTERVAL: \"0\" is not a time",
+        "env.yaml:3: INTERVAL: \"-1\" is not a time",
         "DYNAMODB_TABLE_NAME: is not set",
         "env.yaml:6: \"SERVER_ASG_NAME\" is no setting of HSDO: did you mean SERVER_ASG_NAMES?",
     ];
@@ -222,7 +256,8 @@ fn what_hsdo_does_in_silence_is_warned_of() {
     let file = host.write(
         "env.yaml",
         "DYNAMODB_TABLE_NAME: hsdo\nCLIENT_HAPROXY_BACKEND_NAME: web\nEXPORTER_PORT: 9000\n\
-         CLIENT_HAPROXY_BACKEND_BASE_NAME: srv\nCLIENT_ASG_NAMES: a\n",
+         CLIENT_HAPROXY_BACKEND_BASE_NAME: srv\nCLIENT_ASG_NAMES: a\nCLIENT_DEDICATED_ASG: true\n\
+         INTERVAL: 0\n",
     );
     let said = |arguments: &[&str]| {
         let check = [&["config", "check", "--hsdo-config", &file], arguments].concat();
@@ -235,6 +270,8 @@ fn what_hsdo_does_in_silence_is_warned_of() {
         "env.yaml:2: CLIENT_HAPROXY_BACKEND_NAME: is used, since CLIENT_HAPROXY_BACKEND_LIST is not",
         "env.yaml:3: EXPORTER_PORT: /metrics and /status are served on every address of this host",
         "env.yaml:5: CLIENT_ASG_NAMES: does nothing without CLIENT_DEDICATED_ASG",
+        "env.yaml:6: CLIENT_DEDICATED_ASG: is true without quotes, which is off to HSDO",
+        "env.yaml:7: INTERVAL: is 0s, and it is 100ms here",
         "AWS_DEFAULT_REGION: is not set: it is eu-west-1",
     ] {
         assert_eq!(warnings.matches(warning).count(), 1, "{warning}\n{warnings}");

@@ -134,6 +134,7 @@ impl World {
             drain_at_least: Duration::ZERO,
             rest: Duration::from_secs(10),
             unplaced: Vec::new(),
+            origin: None,
         };
         let table = Table {
             layout: TableLayout::Lbctl,

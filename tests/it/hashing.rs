@@ -64,6 +64,7 @@ impl World {
             drain_at_least,
             rest,
             unplaced: Vec::new(),
+            origin: None,
         };
         let mut servers = Vec::new();
         for n in 1..=16 {

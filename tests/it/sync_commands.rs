@@ -20,6 +20,7 @@ on_every_haproxy! {
     once_ends_with_what_it_came_to,
     too_few_places_name_the_line_and_the_others_are_served,
     a_dry_run_prints_every_command_and_sends_none,
+    a_dry_run_fails_where_the_run_would,
     a_dumped_state_is_what_haproxy_begins_with,
     a_fallback_takes_the_rest_and_every_slot_leaves_every_backend,
     a_flag_is_a_setting_of_every_backend_of_the_file,
@@ -50,6 +51,7 @@ impl World {
             drain_at_least: Duration::ZERO,
             rest: Duration::from_secs(1),
             unplaced: Vec::new(),
+            origin: None,
         };
         let txn = Txn::new().put(keys::spec(&web()), serde_json::to_vec(&spec).unwrap());
         self.commit(table::confirmed(txn, &web())).await;
@@ -239,6 +241,41 @@ async fn a_dry_run_prints_every_command_and_sends_none(version: Version) {
     assert_eq!(world.servers("app"), before);
     assert!(world.once(&["--backend", "app", "--from", "web"]).status.success());
     assert_eq!(preview(&[]), "nothing to do\n");
+}
+
+async fn a_dry_run_fails_where_the_run_would(version: Version) {
+    for level in ["admin", "operator"] {
+        let options = Options::new([Backend::new("app", 1)]).level(level);
+        let Some(world) = World::start(version, options).await else { return };
+        world.put_spec(1).await;
+        world.put(1, endpoint("a", "127.0.0.1:9001"), SlotState::Ready).await;
+        let preview = |more: &[&str]| {
+            let usual = ["--backend", "app", "--from", "web", "--dry-run"];
+            world.sync(&[&usual[..], more].concat()).output().unwrap()
+        };
+        let output = preview(&[]);
+        if level == "operator" {
+            assert_eq!(output.status.code(), Some(78), "{output:?}");
+            let said = stderr(&output);
+            assert!(said.contains("of level operator") && said.contains("`level admin`"), "{said}");
+            let printed = String::from_utf8(output.stdout).unwrap();
+            assert!(printed.contains("set server app/s1 state ready"), "{printed}");
+            continue;
+        }
+        assert!(output.status.success(), "{output:?}");
+        world.put_spec(3).await;
+        let output = preview(&[]);
+        assert_eq!(output.status.code(), Some(78), "{output:?}");
+        assert!(stderr(&output).contains("no place for 2 of"), "{}", stderr(&output));
+        let file =
+            "[[sync-haproxy.backends]]\nbackend = \"app\"\nfrom = \"web\"\nfallback = \"typo\"\n";
+        let config = world.file("fallback.toml", file);
+        world.put_spec(1).await;
+        let output = world.sync_with(&config, &["--dry-run"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(78), "{output:?}");
+        let said = stderr(&output);
+        assert!(said.contains("no backend typo") && said.contains("correct fallback"), "{said}");
+    }
 }
 
 async fn a_dumped_state_is_what_haproxy_begins_with(version: Version) {

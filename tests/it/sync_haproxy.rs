@@ -213,6 +213,7 @@ async fn put_spec(store: &SharedStore, slots: u32, ramp: Ramp) {
         drain_at_least: Duration::ZERO,
         rest: Duration::from_secs(1),
         unplaced: Vec::new(),
+        origin: None,
     };
     let txn = Txn::new().put(keys::spec(&web()), serde_json::to_vec(&spec).unwrap());
     commit(store, table::confirmed(txn, &web())).await;

@@ -17,6 +17,14 @@ pub struct Instance {
     pub tags: BTreeMap<String, String>,
 }
 
+impl Instance {
+    /// It is being terminated, or it is: it never serves again ("Instance lifecycle" of EC2's user
+    /// guide).
+    pub fn has_ended(&self) -> bool {
+        ["shutting-down", "terminated"].contains(&self.state.as_str())
+    }
+}
+
 /// One page of instances, and the token of the next.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Page {

@@ -172,7 +172,15 @@ impl<'a> Adopter<'a> {
         }
         // HSDO's source sees for a while what lbctl's no longer does.
         let gone = self.was_removed(server) || self.sight.confirmed.contains(&server.name);
-        gone.then_some(SlotState::Drain)
+        (gone || self.comes_back()).then_some(SlotState::Drain)
+    }
+
+    /// Whether lbctl has left HSDO's table for a while: its rows then tell of servers that have gone
+    /// meanwhile, and nothing that HSDO's server knows better.
+    fn comes_back(&self) -> bool {
+        let spec = self.sight.table.spec.as_ref().and_then(|stored| stored.spec.as_ref());
+        let origin = spec.and_then(|spec| spec.origin.as_ref());
+        origin.is_some_and(|origin| origin.hsdo_table.is_none())
     }
 
     /// Whether lbctl has just taken it out of another slot, or of this one.

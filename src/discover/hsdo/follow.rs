@@ -47,8 +47,9 @@ impl Follower {
             view.error = error;
             self.tell(&view);
             tokio::select! {
-                // Its sender lives as long as this task.
-                _ = self.wanted.changed() => {}
+                // Its sender lives as long as this task. What is wanted anew is no reason to ask
+                // sooner again where there is no answer.
+                _ = self.wanted.changed(), if view.error.is_none() => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }

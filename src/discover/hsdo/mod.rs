@@ -101,6 +101,11 @@ impl Hsdo {
         self.following.as_ref().map(|following| following.views.borrow().clone())
     }
 
+    /// Whether the rows have been read.
+    pub fn has_rows(&self) -> bool {
+        self.rows().is_some()
+    }
+
     fn rows(&self) -> Option<Arc<Rows>> {
         self.view()?.rows.clone()
     }
@@ -165,7 +170,8 @@ impl Hsdo {
             None => SlotNumber::first(slots).collect(),
         };
         let backend = BackendReport { serving: Some(serving), ..BackendReport::default() };
-        Report { haproxy: HaproxyName::of_host("hsdo-clients"), gone: false, backend }
+        let haproxy = HaproxyName::of_host("hsdo-clients");
+        Report { haproxy, gone: false, silent: true, backend }
     }
 
     /// Lets the rows show a table.

@@ -207,11 +207,7 @@ impl Projector<'_> {
         let endpoint = &record.endpoint;
         Row {
             slot,
-            server: Some(Server {
-                ip: endpoint.address.ip(),
-                name: endpoint.id.clone(),
-                group: endpoint.group.clone(),
-            }),
+            server: Some(Server::of(endpoint)),
             weight: self.wanted.ramp.weight_at(record.started, self.now, endpoint.weight),
             enabled: true,
             updated: self.update.clone(),

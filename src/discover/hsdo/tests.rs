@@ -2,6 +2,8 @@
 
 mod world;
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use self::world::{Bench, Event, answer, held, id, slot};
@@ -283,6 +285,31 @@ fn a_draining_server_keeps_its_row_at_weight_zero_for_its_whole_time() {
     bench.run_alone(15);
     assert_eq!(bench.database.held().len(), 1);
     assert_eq!(bench.database.rows().get(slot(2)).unwrap().row, Ok(Row::free(slot(2))));
+}
+
+/// HSDO's server gives such slots away within one of its loops.
+#[test]
+fn slots_of_machines_that_have_ended_go_to_others_in_a_few_seconds() {
+    let seconds = |ended: bool| {
+        let mut bench = Bench::new(10);
+        bench.running = (1..=10).collect();
+        bench.run_alone(60);
+        let now: Vec<u8> = (4..=13).collect();
+        let gone = [1, 2, 3].map(id);
+        (1..60).find(|_| {
+            bench.elapsed += Duration::from_secs(1);
+            let mut seen = answer(now.iter().copied());
+            seen.ended.extend(gone.iter().filter(|_| ended).cloned());
+            bench.discover.look(seen, bench.now().1);
+            bench.discover_turns();
+            bench.discover_turns();
+            let held = bench.database.held();
+            now.iter().all(|server| held.iter().any(|(_, held, _)| *held == id(*server)))
+        })
+    };
+    // The drain deadline and the rest of this world are 8 s and 4 s.
+    let (slow, quick) = (seconds(false).unwrap(), seconds(true).unwrap());
+    assert!(slow >= 12 && quick <= 5, "{slow} s, and {quick} s where they have ended");
 }
 
 /// Only what differs is written: once all is said, nothing.

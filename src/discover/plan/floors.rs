@@ -63,6 +63,17 @@ impl RefusalReason {
             Self::Unconfirmed => "unconfirmed",
         }
     }
+
+    /// What ends it. An empty answer is never confirmed: whatever lost all servers at once would say
+    /// the same again and again.
+    pub fn until(self) -> &'static str {
+        match self {
+            Self::EmptyAnswer => "until it sees one or --allow-drop is given",
+            Self::MaxDropPercent { .. } | Self::MinServers { .. } | Self::Unconfirmed => {
+                "until enough looks in a row confirm it or --allow-drop is given"
+            }
+        }
+    }
 }
 
 impl fmt::Display for Refusal {

@@ -33,7 +33,7 @@ pub use unread::{Family, Servers};
 
 use crate::model::{
     BackendReport, BackendSpec, Confirmation, Endpoint, EndpointId, HaproxyName, Ramp, Removal,
-    Removals, ServerAddress, SlotNumber, SlotRecord, SlotState, StoreLife, Timestamp,
+    Removals, ServerAddress, SlotNumber, SlotRecord, SlotState, StoreLife, TableOrigin, Timestamp,
 };
 use crate::store::Revision;
 
@@ -53,6 +53,8 @@ pub struct Policy {
     /// A server that the source no longer sees may still be alive and drains first; otherwise it is
     /// known to be dead.
     pub drain_vanished: bool,
+    /// Where the table is filled from, for its spec.
+    pub origin: Option<TableOrigin>,
 }
 
 /// The complete set of endpoints that a source sees.
@@ -70,6 +72,8 @@ pub struct Answer {
     pub leaving: BTreeSet<EndpointId>,
     /// Servers that leave, and whose end waits until somebody says that they have drained.
     pub awaiting: BTreeSet<EndpointId>,
+    /// Their machines are known to have ended: they hold no session that a drain could spare.
+    pub ended: BTreeSet<EndpointId>,
     /// What a person should know of this answer.
     pub notes: Vec<String>,
 }
@@ -154,6 +158,8 @@ pub struct Report {
     pub haproxy: HaproxyName,
     /// Its HAProxy has not answered for a while: it serves no slot, and holds nothing up.
     pub gone: bool,
+    /// It never tells of sessions.
+    pub silent: bool,
     pub backend: BackendReport,
 }
 

@@ -3,12 +3,12 @@ use std::time::Duration;
 
 use super::floors::Loss;
 use super::{
-    Action, ActionKind, Answer, Confirm, Content, Plan, Refusal, RefusalReason, Remember, Waiting,
-    World,
+    Action, ActionKind, Answer, Confirm, Content, Plan, Refusal, RefusalReason, Remember, Report,
+    Waiting, World,
 };
 use crate::model::{
-    BackendReport, BackendSpec, Confirmation, EndpointId, HaproxyName, SlotNumber, SlotRecord,
-    SlotState, Timestamp,
+    BackendSpec, Confirmation, EndpointId, HaproxyName, SlotNumber, SlotRecord, SlotState,
+    Timestamp,
 };
 use crate::store::Revision;
 
@@ -17,6 +17,9 @@ const MAX_NAMED: usize = 500;
 
 /// A stored time this far in the future is another host's broken clock, not skew.
 const MAX_SKEW: Duration = Duration::from_secs(60);
+
+/// How long a slot rests for those who tell nothing: HSDO's clients look once a second.
+const SILENT_REST: Duration = Duration::from_secs(2);
 
 /// Plans one step towards a table that equals the source's answer.
 pub fn plan(world: &World<'_>) -> Plan {
@@ -329,8 +332,13 @@ impl<'a> Planner<'a> {
 
     fn end_drain(&mut self, number: SlotNumber) {
         let left = self.time_left(number, self.world.policy.drain_deadline);
-        let waits = self.waits(number, |seen, modified| {
-            seen.drains(number, modified) && seen.sessions.get(&number).is_none_or(|n| *n == 0)
+        let ended = self.has_ended(number);
+        let waits = self.waits(number, |report, modified| {
+            let seen = &report.backend;
+            let drained =
+                seen.drains(number, modified) && seen.sessions.get(&number).is_none_or(|n| *n == 0);
+            // Who cannot tell has no session to lose on a machine that has ended.
+            drained || (report.silent && ended)
         });
         // With no HAProxy to ask, sessions may still be there.
         let empty = waits.is_empty() && !self.world.reports.is_empty();
@@ -348,11 +356,12 @@ impl<'a> Planner<'a> {
     }
 
     fn end_rest(&mut self, number: SlotNumber) {
-        let left = self.time_left(number, self.world.policy.rest);
-        let mut waits = self.waits(number, |seen, modified| seen.has_left(number, modified));
+        let left = self.time_left(number, self.rest_of(number));
+        let mut waits =
+            self.waits(number, |report, modified| report.backend.has_left(number, modified));
         // One that is not empty rests while there is another to give away.
         if waits.is_empty() && self.crowded.contains(&number) && self.lowest_free().is_some() {
-            waits = self.waits(number, |seen, _| !seen.crowded.contains(&number));
+            waits = self.waits(number, |report, _| !report.backend.crowded.contains(&number));
         }
         if left.is_some() {
             self.wake_in(left);
@@ -366,18 +375,36 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// How long a slot rests at least. Nobody comes back to a machine that has ended, so that its slot
+    /// waits for the HAProxies alone.
+    fn rest_of(&self, number: SlotNumber) -> Duration {
+        let (rest, reports) = (self.world.policy.rest, self.world.reports);
+        match self.has_ended(number) && !reports.is_empty() {
+            true if reports.iter().any(|report| report.silent) => rest.min(SILENT_REST),
+            true => Duration::ZERO,
+            false => rest,
+        }
+    }
+
+    /// Whether the machine of a slot's server is known to have ended.
+    fn has_ended(&self, number: SlotNumber) -> bool {
+        let record = self.slots.get(&number).and_then(|slot| slot.record.as_ref());
+        let ended = self.world.answer.map(|answer| &answer.ended);
+        ended.zip(record).is_some_and(|(ended, record)| ended.contains(&record.endpoint.id))
+    }
+
     /// The HAProxies that are not done with a slot's entry as it was last modified.
     fn waits(
         &self,
         number: SlotNumber,
-        done: impl Fn(&BackendReport, Revision) -> bool,
+        done: impl Fn(&Report, Revision) -> bool,
     ) -> Vec<HaproxyName> {
         let modified = self.slots[&number].seen.unwrap_or_default();
         self.world
             .reports
             .iter()
             .filter(|report| !report.gone)
-            .filter(|report| !done(&report.backend, modified))
+            .filter(|report| !done(report, modified))
             .map(|report| report.haproxy.clone())
             .collect()
     }
@@ -478,6 +505,7 @@ impl<'a> Planner<'a> {
             drain_at_least: policy.drain_at_least,
             rest: policy.rest,
             unplaced,
+            origin: policy.origin.clone(),
         };
         (stored != Some(&spec)).then_some(spec)
     }

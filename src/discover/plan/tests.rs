@@ -37,6 +37,7 @@ impl Bench {
             rest: Duration::from_secs(10),
             floors,
             drain_vanished: false,
+            origin: None,
         };
         Self {
             policy,
@@ -125,7 +126,7 @@ impl Bench {
         let backend =
             BackendReport { applied: Revision(self.revision), sessions, ..Default::default() };
         let haproxy = "lb1".parse().unwrap();
-        self.reports = vec![Report { haproxy, gone: false, backend }];
+        self.reports = vec![Report { haproxy, gone: false, silent: false, backend }];
     }
 
     /// It has sessions left in these slots as well.
@@ -213,6 +214,64 @@ fn a_freed_slot_rests_until_its_time_is_over_and_every_haproxy_has_it_in_maint()
     assert_eq!(bench.shows(), ["2 ready b"], "a plan must not give away what it frees");
     bench.pass();
     assert_eq!(bench.shows(), ["1 ready c", "2 ready b"]);
+}
+
+#[test]
+fn the_slot_of_a_machine_that_has_ended_is_free_once_every_haproxy_has_it_empty_and_in_maint() {
+    let mut bench = Bench::new(2);
+    bench.sees(&["a", "b"]);
+    let ended = Answer { ended: ["a".parse().unwrap()].into(), ..answer(&["a!", "b", "c"]) };
+    bench.answer = Some(ended);
+    bench.pass();
+    bench.pass();
+    assert_eq!(bench.shows(), ["1 drain a", "2 ready b"], "no HAProxy has said that it is empty");
+    bench.applied(&[(1, 1)]);
+    bench.pass();
+    assert_eq!(bench.shows(), ["1 drain a", "2 ready b"], "it has a session");
+    bench.applied(&[(1, 0)]);
+    bench.pass();
+    bench.pass();
+    assert_eq!(bench.shows(), ["1 rest a", "2 ready b"], "no HAProxy has it in maint");
+    bench.applied(&[]);
+    bench.pass();
+    bench.pass();
+    assert_eq!(bench.shows(), ["1 ready c", "2 ready b"], "no time has passed");
+}
+
+#[test]
+fn what_could_not_be_read_keeps_its_servers_and_the_rest_goes_on() {
+    let of = |text: &str, group: &str, zone: &str| Endpoint {
+        group: Some(group.parse().unwrap()),
+        zone: Some(zone.parse().unwrap()),
+        ..endpoint(text)
+    };
+    let west = || [of("a", "one", "eu-west-1a"), of("b", "two", "eu-west-1b")];
+    let all = || west().into_iter().chain([of("c", "two", "eu-west-3a")]);
+    let unread = |region: Option<&str>, group: Option<&str>, but: &[&str]| Servers {
+        region: region.map(str::to_owned),
+        group: group.map(|group| group.parse().unwrap()),
+        but: but.iter().map(|group| group.parse().unwrap()).collect(),
+        ..Servers::default()
+    };
+    // Who is left of a, b and c once only d is seen, and this could not be read.
+    let left = |part: Servers| {
+        let mut bench = Bench::new(4);
+        bench.policy.floors.allow_drop = true;
+        bench.answer = Some(Answer::of(all()));
+        bench.pass();
+        let seen = Answer { unread: [part].into(), ..answer(&["d"]) };
+        let seen = seen.keeping(&bench.table, true).into_owned();
+        bench.answer = Some(seen);
+        bench.pass();
+        let ready = bench.table.ready();
+        assert!(ready.contains(&"d".parse().unwrap()), "the rest did not go on");
+        ["a", "b", "c"].map(|id| ready.contains(&id.parse().unwrap()))
+    };
+    assert_eq!(left(unread(None, Some("two"), &[])), [false, true, true]);
+    assert_eq!(left(unread(Some("eu-west-1"), Some("two"), &[])), [false, true, false]);
+    assert_eq!(left(unread(Some("eu-west-3"), None, &[])), [false, false, true]);
+    assert_eq!(left(unread(None, None, &["one"])), [false, true, true]);
+    assert_eq!(left(unread(None, None, &[])), [true; 3]);
 }
 
 #[test]

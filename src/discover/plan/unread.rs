@@ -2,14 +2,19 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use super::{Answer, Content, StoredSlot, Table};
-use crate::model::{Endpoint, EndpointId, Label};
+use crate::model::{Endpoint, EndpointId, GroupName, Label};
 
 /// Servers that a source cannot tell anything about, by what they have in common: a host name, a
-/// group, a family of addresses. Where nothing is given it may be any server.
+/// group, a region, a family of addresses. Where nothing is given it may be any server; and one that
+/// does not say its group or zone may be of any.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Servers {
     pub name: Option<Label>,
-    pub group: Option<Label>,
+    pub group: Option<GroupName>,
+    /// Of none of these groups, which were read.
+    pub but: BTreeSet<GroupName>,
+    /// A region of AWS, which the names of its zones begin with.
+    pub region: Option<String>,
     pub family: Option<Family>,
 }
 
@@ -21,15 +26,20 @@ pub enum Family {
 }
 
 impl Servers {
-    pub fn of_group(group: Label) -> Self {
+    pub fn of_group(group: GroupName) -> Self {
         Self { group: Some(group), ..Self::default() }
     }
 
     fn include(&self, endpoint: &Endpoint) -> bool {
-        let same =
-            |wanted: &Option<Label>, own: &Option<Label>| wanted.is_none() || *wanted == *own;
-        same(&self.name, &endpoint.name)
-            && same(&self.group, &endpoint.group)
+        let in_region = |region: &str| {
+            endpoint.zone.as_ref().is_none_or(|zone| zone.as_str().starts_with(region))
+        };
+        let in_group = |own: &GroupName| {
+            self.group.as_ref().is_none_or(|group| own == group) && !self.but.contains(own)
+        };
+        (self.name.is_none() || self.name == endpoint.name)
+            && endpoint.group.as_ref().is_none_or(in_group)
+            && self.region.as_deref().is_none_or(in_region)
             && self.family.is_none_or(|family| family == Family::of(endpoint))
     }
 }
@@ -91,8 +101,8 @@ mod tests {
         };
         let slots = [
             held("a", "10.0.0.1:80", r#""name":"dc1.ad","group":"x","#),
-            held("b", "[2001:db8::1]:80", r#""name":"dc1.ad","#),
-            held("c", "10.0.0.3:80", r#""name":"dc2.ad","#),
+            held("b", "[2001:db8::1]:80", r#""name":"dc1.ad","group":"y","#),
+            held("c", "10.0.0.3:80", r#""name":"dc2.ad","group":"y","#),
             // One that is damaged is kept as well.
             record(r#"{"id":"d","address":"10.0.0.4:80","group":"x"}"#),
         ];

@@ -32,7 +32,7 @@ pub fn backends(given: &Given, layer: &mut Layer) -> Vec<Place> {
                 Vec::new()
             }
         },
-        Some(Value::List) => no_map(&origin, layer),
+        Some(Value::Bool(_) | Value::List) => no_map(&origin, layer),
         None => single(given, layer).into_iter().collect(),
     }
 }
@@ -86,6 +86,7 @@ fn listed_place(entry: &Entry, origin: Origin, layer: &mut Layer) -> Option<Plac
 fn member<'a>(members: &'a [Entry], name: &str) -> Option<&'a str> {
     match &members.iter().find(|member| member.key == name)?.value {
         Value::Text(text) => Some(text.trim()).filter(|text| !text.is_empty()),
+        Value::Bool(value) => Some(if *value { "true" } else { "false" }),
         Value::Map(_) | Value::List => None,
     }
 }

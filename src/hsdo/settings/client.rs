@@ -1,9 +1,11 @@
 //! HSDO's client is `lbctl sync-haproxy`.
 
+use std::time::Duration;
+
 use super::backends::{Place, backends};
 use super::given::Given;
 use super::variable as var;
-use super::{BACKEND, translate_common};
+use super::{Named, translate_common};
 use crate::config::{Layer, Origin};
 
 /// The section that the client's settings become.
@@ -12,7 +14,10 @@ const SECTION: &str = "sync-haproxy";
 const GROUPS: &str = "sync-haproxy.groups";
 const FALLBACK: &str = "sync-haproxy.fallback";
 
-pub fn translate(given: &Given, layer: &mut Layer) {
+/// The least time between two looks at HSDO's table.
+const LEAST_POLL: Duration = Duration::from_millis(100);
+
+pub fn translate(given: &Given, named: &Named, layer: &mut Layer) {
     if given.differs("CLIENT_") {
         layer.speak_of(SECTION);
     }
@@ -25,18 +30,18 @@ pub fn translate(given: &Given, layer: &mut Layer) {
     for (index, place) in backends(given, layer).iter().enumerate() {
         let base = format!("{SECTION}.backends[{index}]");
         set_place(place, &base, layer);
+        named.set(&format!("{base}.from"), layer);
         groups.set(&base, layer);
         if let Some(fallback) = &fallback {
             fallback.set(&base, layer);
         }
     }
-    translate_common(given, SECTION, "table-poll", layer);
+    translate_common(given, SECTION, ("table-poll", LEAST_POLL), layer);
 }
 
 fn set_place(place: &Place, base: &str, layer: &mut Layer) {
     let Place { backend, base_name, port, origin, port_origin } = place;
     layer.set(format!("{base}.backend"), format!("{backend}/{base_name}"), origin.clone());
-    layer.set(format!("{base}.from"), BACKEND, origin.clone());
     layer.set(format!("{base}.port"), port, port_origin.clone());
 }
 

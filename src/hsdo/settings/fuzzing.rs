@@ -8,7 +8,7 @@ pub fn hsdo_settings(data: &[u8]) {
     let (file, list) = text.split_once('\0').unwrap_or((text, ""));
     let Ok(file) = HsdoFile::parse("env.yaml".as_ref(), file) else { return };
     let name = var::CLIENT_HAPROXY_BACKEND_LIST.name;
-    let layer = translate(Some(file), [(name.to_owned(), list.to_owned())]);
+    let layer = translate(Some(file), [(name.to_owned(), list.to_owned())], None);
     let places = layer.tables("sync-haproxy.backends");
     let is_noted = layer.notes().iter().any(|note| note.path == "sync-haproxy.backend");
     assert!(places > 0 || is_noted, "no backend, and nothing is said of it");

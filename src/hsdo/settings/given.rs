@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::file::HsdoFile;
-use super::variable::{ALL, Variable};
+use super::variable::{self as var, ALL, Variable};
 use super::yaml::Value;
 use crate::config::{Layer, Origin, Place, nearest};
 use crate::model::format_duration;
@@ -47,7 +47,11 @@ impl Given {
         let shipped = |name: &str| ALL.iter().find(|v| v.name == name).map_or("", |v| v.shipped);
         let ours = self.0.iter().filter(|(name, _)| name.starts_with(prefix));
         let mut ours = ours.map(|(name, (value, _))| (name, value));
-        ours.any(|(name, value)| !matches!(value, Value::Text(text) if text.trim().eq_ignore_ascii_case(shipped(name))))
+        ours.any(|(name, value)| match value {
+            Value::Text(text) => !text.trim().eq_ignore_ascii_case(shipped(name)),
+            Value::Bool(value) => value.to_string() != shipped(name),
+            Value::Map(_) | Value::List => true,
+        })
     }
 
     /// A setting's value, where it is set, and where it is or could be.
@@ -70,6 +74,7 @@ impl Given {
         let (value, origin) = self.value(variable);
         match value {
             Some(Value::Text(text)) => Some((text.trim().to_owned(), origin)),
+            Some(Value::Bool(value)) => Some((value.to_string(), origin)),
             None => Some((variable.shipped.to_owned(), origin)),
             Some(Value::Map(_) | Value::List) => {
                 layer.mistake(path, &origin, "must be one text or number");
@@ -101,32 +106,68 @@ impl Given {
         path: &str,
         layer: &mut Layer,
     ) -> Option<(u32, Origin)> {
-        let wanted = format!("a whole number from {} to {}", range.start(), range.end());
+        let wanted = match range.end() {
+            &u32::MAX => format!("a whole number of {} or more", range.start()),
+            end => format!("a whole number from {} to {end}", range.start()),
+        };
         let parse = |text: &str| text.parse().ok().filter(|number| range.contains(number));
         self.parse(variable, path, layer, parse, &wanted)
     }
 
-    /// HSDO itself knows only the text "true"; whoever wrote it in another way meant it, too.
+    /// Whether a setting is on, as HSDO reads it: it compares with the text "true", so that one in
+    /// capitals or without quotes is off, and so is a "yes". What looks like a yes is warned of.
     pub fn boolean(
         &self,
         variable: Variable,
         path: &str,
         layer: &mut Layer,
     ) -> Option<(bool, Origin)> {
-        let parse = |text: &str| text.to_ascii_lowercase().parse().ok();
-        self.parse(variable, path, layer, parse, "true or false")
+        let (value, origin) = self.value(variable);
+        let (is_on, shown) = match value {
+            None => (false, None),
+            Some(Value::Text(text)) if text == "true" => (true, None),
+            Some(Value::Text(text)) if is_no(text) => (false, None),
+            Some(Value::Text(text)) => (false, Some(format!("{text:?}"))),
+            Some(Value::Bool(value)) => (false, value.then(|| "true without quotes".to_owned())),
+            Some(Value::Map(_) | Value::List) => {
+                layer.mistake(path, &origin, "must be the text \"true\" or \"false\"");
+                return None;
+            }
+        };
+        if let Some(shown) = shown {
+            let warning =
+                format!("is {shown}, which is off to HSDO, and so here: only \"true\" is on");
+            layer.warn(path, &origin, warning);
+        }
+        Some((is_on, origin))
     }
 
-    /// Sets lbctl's setting to a time in seconds, which may have a fraction.
-    pub fn set_seconds(&self, variable: Variable, path: &str, layer: &mut Layer) {
-        let parse = |text: &str| {
-            let time = Duration::try_from_secs_f64(text.parse().ok()?).ok()?;
-            (time >= Duration::from_millis(1)).then_some(time)
-        };
-        if let Some((time, origin)) = self.parse(variable, path, layer, parse, "a time in seconds")
-        {
-            layer.set(path, format_duration(time), origin);
+    /// A time in seconds, which may have a fraction and be none at all.
+    pub fn seconds(
+        &self,
+        variable: Variable,
+        path: &str,
+        layer: &mut Layer,
+    ) -> Option<(Duration, Origin)> {
+        let parse = |text: &str| Duration::try_from_secs_f64(text.parse().ok()?).ok();
+        self.parse(variable, path, layer, parse, "a time in seconds")
+    }
+
+    /// HSDO's pause between two loops. It takes a shorter one than lbctl's least, down to none.
+    pub fn interval(
+        &self,
+        least: Duration,
+        path: &str,
+        layer: &mut Layer,
+    ) -> Option<(Duration, Origin)> {
+        let (time, origin) = self.seconds(var::INTERVAL, path, layer)?;
+        if time < least {
+            let (time, least) = (format_duration(time), format_duration(least));
+            let warning =
+                format!("is {time}, and it is {least} here: the shortest that lbctl takes");
+            layer.warn(path, &origin, warning);
         }
+        Some((time.max(least), origin))
     }
 
     /// Names separated by commas, each once.
@@ -145,6 +186,11 @@ impl Given {
         }
         Some((names, origin))
     }
+}
+
+/// Whether a text is one that people write for a no; a blank one is not set.
+fn is_no(text: &str) -> bool {
+    ["false", "no", "off", "0", "none"].iter().any(|no| text.trim().eq_ignore_ascii_case(no))
 }
 
 /// A misspelt name must not be passed over in silence; what a later HSDO may have is no mistake.

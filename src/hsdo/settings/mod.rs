@@ -14,15 +14,20 @@ mod variable;
 mod yaml;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use self::file::HsdoFile;
 use self::given::Given;
 use self::variable as var;
 use super::TableName;
-use crate::config::{ConfigError, Globals, Layer};
+use crate::config::{ConfigError, Globals, Layer, Origin};
+use crate::model::{BackendName, format_duration};
 
-/// The backend of discover that HSDO's settings make.
-const BACKEND: &str = "hsdo";
+/// The backend where HSDO's own settings name no table.
+const UNNAMED: &str = "hsdo";
+
+/// The variable that names the backend.
+const BACKEND_VARIABLE: &str = "LBCTL_HSDO_BACKEND";
 
 /// Asks for HSDO's variables without a file.
 const VARIABLES_ALONE: &str = "env";
@@ -35,16 +40,56 @@ pub struct HsdoArgs {
     /// variables alone [default: LBCTL_HSDO_CONFIG, if set]
     #[arg(long, value_name = "FILE", help_heading = "Coming from HSDO")]
     hsdo_config: Option<PathBuf>,
+
+    /// The backend of lbctl's that HSDO's table becomes [default: LBCTL_HSDO_BACKEND, if set, else
+    /// the table's own name]
+    #[arg(long, value_name = "NAME", help_heading = "Coming from HSDO")]
+    hsdo_backend: Option<BackendName>,
+}
+
+/// What HSDO's table is called as a backend of lbctl's, and where that was set.
+#[derive(Debug)]
+struct Named {
+    name: String,
+    origin: Origin,
+    /// Why it is no name.
+    problem: Option<String>,
+}
+
+impl Named {
+    /// Its own name, which no other HSDO in the same store has, unless another is chosen.
+    fn read(given: &Given, chosen: Option<(String, Origin)>) -> Self {
+        // What is no table's name is told where the table is read.
+        let table = || {
+            let text = given.text(var::DYNAMODB_TABLE_NAME, "", &mut Layer::default());
+            text.filter(|(name, _)| name.parse::<TableName>().is_ok())
+        };
+        let Some((name, origin)) = chosen.or_else(table) else {
+            let (_, origin) = given.value(var::DYNAMODB_TABLE_NAME);
+            return Self { name: UNNAMED.to_owned(), origin, problem: None };
+        };
+        match name.parse::<BackendName>() {
+            Ok(_) => Self { name, origin, problem: None },
+            Err(error) => {
+                let problem = format!("{error}: give the backend another with --hsdo-backend");
+                Self { name: UNNAMED.to_owned(), origin, problem: Some(problem) }
+            }
+        }
+    }
+
+    fn set(&self, path: &str, layer: &mut Layer) {
+        let Self { name, origin, problem } = self;
+        if let Some(problem) = problem {
+            layer.mistake(path, origin, problem);
+        }
+        layer.set(path, name, origin.clone());
+    }
 }
 
 impl HsdoArgs {
     /// The globals with HSDO's settings under those of the file, where they are asked for.
     pub fn over(&self, globals: &Globals) -> Result<Globals, ConfigError> {
-        let named = self.hsdo_config.clone().or_else(|| {
-            let name = std::env::var_os("LBCTL_HSDO_CONFIG").filter(|name| !name.is_empty());
-            name.map(PathBuf::from)
-        });
-        let Some(named) = named else { return Ok(globals.clone()) };
+        let Some(named) = self.named() else { return Ok(globals.clone()) };
         let file = match named.as_path() == Path::new(VARIABLES_ALONE) {
             true => None,
             false => Some(HsdoFile::load(&named, |path| globals.read(path))?),
@@ -53,7 +98,33 @@ impl HsdoArgs {
         let environment = std::env::vars_os().map(|(name, value)| {
             (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
         });
-        Ok(globals.over(translate(file, environment)))
+        Ok(globals.over(translate(file, environment, self.chosen()?)))
+    }
+
+    /// HSDO's own file, where there is one.
+    pub fn file(&self) -> Option<PathBuf> {
+        self.named().filter(|named| named != Path::new(VARIABLES_ALONE))
+    }
+
+    fn named(&self) -> Option<PathBuf> {
+        self.hsdo_config.clone().or_else(|| {
+            let name = std::env::var_os("LBCTL_HSDO_CONFIG").filter(|name| !name.is_empty());
+            name.map(PathBuf::from)
+        })
+    }
+
+    /// The backend's name that somebody has chosen.
+    fn chosen(&self) -> Result<Option<(String, Origin)>, ConfigError> {
+        if let Some(name) = &self.hsdo_backend {
+            return Ok(Some((name.to_string(), Origin::Flag("--hsdo-backend"))));
+        }
+        let Some(name) = std::env::var_os(BACKEND_VARIABLE).filter(|name| !name.is_empty()) else {
+            return Ok(None);
+        };
+        match name.to_string_lossy().parse::<BackendName>() {
+            Ok(name) => Ok(Some((name.to_string(), Origin::Environment(BACKEND_VARIABLE.into())))),
+            Err(error) => Err(ConfigError(vec![format!("{BACKEND_VARIABLE}: {error}")])),
+        }
     }
 }
 
@@ -61,14 +132,16 @@ impl HsdoArgs {
 fn translate(
     file: Option<HsdoFile>,
     environment: impl IntoIterator<Item = (String, String)>,
+    chosen: Option<(String, Origin)>,
 ) -> Layer {
     let mut layer = Layer::default();
     let given = Given::gather(file, environment, &mut layer);
     if let Some((true, origin)) = given.boolean(var::DEBUG, "log.level", &mut layer) {
         layer.set("log.level", "debug", origin);
     }
-    server::translate(&given, &mut layer);
-    client::translate(&given, &mut layer);
+    let named = Named::read(&given, chosen);
+    server::translate(&given, &named, &mut layer);
+    client::translate(&given, &named, &mut layer);
     layer
 }
 
@@ -76,14 +149,21 @@ fn translate(
 #[cfg(test)]
 pub(crate) fn translated(text: &str) -> Layer {
     let file = HsdoFile::parse(Path::new("conf/env.yaml"), text);
-    file.map(|file| translate(Some(file), [])).unwrap()
+    file.map(|file| translate(Some(file), [], None)).unwrap()
 }
 
 /// What HSDO's server and client have in common.
-fn translate_common(given: &Given, section: &str, interval: &str, layer: &mut Layer) {
+fn translate_common(
+    given: &Given,
+    section: &str,
+    (interval, least): (&str, Duration),
+    layer: &mut Layer,
+) {
     let path = |name: &str| format!("{section}.{name}");
     translate_table(given, section, layer);
-    given.set_seconds(var::INTERVAL, &path(interval), layer);
+    if let Some((time, origin)) = given.interval(least, &path(interval), layer) {
+        layer.set(path(interval), format_duration(time), origin);
+    }
     translate_region(given, &path("aws-region"), layer);
     translate_exporter(given, &path("admin"), layer);
 }
@@ -112,7 +192,7 @@ fn translate_region(given: &Given, path: &str, layer: &mut Layer) {
 /// HSDO's exporter listens on every address; lbctl listens on loopback, at a port of its own, unless
 /// it is told otherwise, and HSDO's default tells nothing.
 fn translate_exporter(given: &Given, path: &str, layer: &mut Layer) {
-    let port = given.number(var::EXPORTER_PORT, 1..=65535, path, layer);
+    let port = given.number(var::EXPORTER_PORT, 0..=65535, path, layer);
     let Some((port, origin)) = port.filter(|(_, origin)| origin.is_written()) else { return };
     let warning = format!(
         "/metrics and /status are served on every address of this host, as HSDO's exporter is: \

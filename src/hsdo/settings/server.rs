@@ -1,11 +1,13 @@
 //! HSDO's server is `lbctl discover`.
 
+use std::time::Duration;
+
 use super::given::Given;
 use super::variable as var;
 use super::variable::Variable;
-use super::{BACKEND, translate_common};
+use super::{Named, translate_common};
 use crate::config::{Layer, Origin};
-use crate::model::SlotNumber;
+use crate::model::{SlotNumber, Weight, format_duration};
 
 /// The section that the server's settings become. Its values stand at the section and not at the
 /// backend, so that lbctl's variables win over them.
@@ -13,22 +15,18 @@ const SECTION: &str = "discover";
 
 const SOURCE: &str = "discover.source";
 
-pub fn translate(given: &Given, layer: &mut Layer) {
+/// HSDO loops without a pause where it is told to; the sources are asked once a second at most.
+const LEAST_INTERVAL: Duration = Duration::from_secs(1);
+
+pub fn translate(given: &Given, named: &Named, layer: &mut Layer) {
     if given.differs("SERVER_") {
         layer.speak_of(SECTION);
     }
-    let (_, origin) = given.value(var::SERVER_MODE);
-    layer.set("discover.backends[0].name", BACKEND, origin);
+    named.set("discover.backends[0].name", layer);
     translate_source(given, layer);
-    set_number(
-        given,
-        var::HAPROXY_BACKEND_SERVERS_LIST_SIZE,
-        SlotNumber::MAX.get(),
-        "slots",
-        layer,
-    );
+    translate_slots(given, layer);
     translate_ramp(given, layer);
-    translate_common(given, SECTION, "interval", layer);
+    translate_common(given, SECTION, ("interval", LEAST_INTERVAL), layer);
 }
 
 fn translate_source(given: &Given, layer: &mut Layer) {
@@ -48,6 +46,8 @@ fn translate_groups(given: &Given, layer: &mut Layer) {
         let problem = format!("{name:?} has a colon, which no Auto Scaling group's name has");
         return layer.mistake(SOURCE, &origin, problem);
     }
+    // To lbctl's source a backslash may keep a comma, which HSDO's names have none of.
+    let names: Vec<String> = names.iter().map(|name| name.replace('\\', r"\\")).collect();
     set_source(layer, "asg", &names, origin, "name the Auto Scaling groups");
 }
 
@@ -75,40 +75,77 @@ fn set_source(layer: &mut Layer, kind: &str, names: &[String], origin: Origin, r
     }
 }
 
-fn translate_ramp(given: &Given, layer: &mut Layer) {
-    // From 1 on: in HSDO's table 0 is the weight of a slot that is free, or drains.
-    let min = set_weight(given, var::SERVER_HAPROXY_BACKEND_SERVER_MIN_WEIGHT, "min-weight", layer);
-    let max = set_weight(given, var::SERVER_HAPROXY_BACKEND_SERVER_MAX_WEIGHT, "max-weight", layer);
-    let step = var::SERVER_HAPROXY_BACKEND_SERVER_INCREASE_WEIGHT;
-    set_weight(given, step, "weight-step", layer);
-    let interval = var::SERVER_HAPROXY_BACKEND_SERVER_INCREASE_WEIGHT_INTERVAL;
-    given.set_seconds(interval, "discover.weight-interval", layer);
-    if let (Some((min, origin)), Some((max, _))) = (min, max)
-        && min > max
-    {
-        let name = var::SERVER_HAPROXY_BACKEND_SERVER_MAX_WEIGHT.name;
-        layer.contradiction("discover.max-weight", &origin, format!("{min} is over {name}, {max}"));
+fn translate_slots(given: &Given, layer: &mut Layer) {
+    let (size, path) = (var::HAPROXY_BACKEND_SERVERS_LIST_SIZE, "discover.slots");
+    if let Some((slots, origin)) = given.number(size, 1..=SlotNumber::MAX.get(), path, layer) {
+        layer.set(path, slots, origin);
     }
 }
 
-fn set_weight(
-    given: &Given,
-    variable: Variable,
-    name: &str,
-    layer: &mut Layer,
-) -> Option<(u32, Origin)> {
-    set_number(given, variable, 256, name, layer)
+fn translate_ramp(given: &Given, layer: &mut Layer) {
+    let [min, max, step] = [
+        // From 1 on: in HSDO's table 0 is the weight of a slot that is free, or drains.
+        (var::SERVER_HAPROXY_BACKEND_SERVER_MIN_WEIGHT, 1, "min-weight"),
+        (var::SERVER_HAPROXY_BACKEND_SERVER_MAX_WEIGHT, 1, "max-weight"),
+        (var::SERVER_HAPROXY_BACKEND_SERVER_INCREASE_WEIGHT, 0, "weight-step"),
+    ]
+    .map(|(variable, least, name)| weight(given, variable, least, name, layer));
+    translate_step_time(given, layer);
+    if let (Some((min, origin)), Some((max, _))) = (&min, &max)
+        && min > max
+    {
+        let name = var::SERVER_HAPROXY_BACKEND_SERVER_MAX_WEIGHT.name;
+        let problem = format!("{min} is over {name}, {max}, and HSDO then raises no weight");
+        layer.contradiction("discover.max-weight", origin, problem);
+    }
+    let (Some((min, origin)), Some((mut max, max_origin)), Some((step, step_origin))) =
+        (min, max, step)
+    else {
+        return;
+    };
+    if step == 0 {
+        let warning =
+            format!("is 0, so that no weight grows, as with HSDO: every server is at {min}");
+        layer.warn("discover.max-weight", &step_origin, warning);
+        max = min;
+    }
+    layer.set("discover.min-weight", min, origin);
+    layer.set("discover.max-weight", max, max_origin);
+    layer.set("discover.weight-step", step.max(1), step_origin);
 }
 
-fn set_number(
+/// HSDO cuts a fraction off, and takes one step a loop where nothing is left.
+fn translate_step_time(given: &Given, layer: &mut Layer) {
+    let variable = var::SERVER_HAPROXY_BACKEND_SERVER_INCREASE_WEIGHT_INTERVAL;
+    let path = "discover.weight-interval";
+    let Some((time, origin)) = given.seconds(variable, path, layer) else { return };
+    let whole = Duration::from_secs(time.as_secs());
+    let mut quiet = Layer::default();
+    let pause = given.interval(LEAST_INTERVAL, path, &mut quiet);
+    let step = match (whole.is_zero(), pause) {
+        (true, Some((pause, _))) => pause,
+        _ => whole.max(LEAST_INTERVAL),
+    };
+    if step != time {
+        let (time, step) = (format_duration(time), format_duration(step));
+        layer.warn(path, &origin, format!("is {time}, which HSDO takes for {step}, and so here"));
+    }
+    layer.set(path, format_duration(step), origin);
+}
+
+/// A weight or a step of weights. HAProxy refuses more than its greatest, which HSDO does not see.
+fn weight(
     given: &Given,
     variable: Variable,
-    most: u32,
+    least: u32,
     name: &str,
     layer: &mut Layer,
 ) -> Option<(u32, Origin)> {
-    let path = format!("{SECTION}.{name}");
-    let (number, origin) = given.number(variable, 1..=most, &path, layer)?;
-    layer.set(path, number, origin.clone());
-    Some((number, origin))
+    let (path, most) = (format!("{SECTION}.{name}"), u32::from(Weight::MAX.get()));
+    let (number, origin) = given.number(variable, least..=u32::MAX, &path, layer)?;
+    if number > most && name == "max-weight" {
+        let warning = format!("is {number}, and HAProxy takes no weight over {most}: it is {most}");
+        layer.warn(&path, &origin, warning);
+    }
+    Some((number.min(most), origin))
 }

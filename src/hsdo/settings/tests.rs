@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use super::*;
 use proptest::prelude::*;
 
-use crate::config::{Flags, Reader};
+use crate::config::{Flags, NoteKind, Reader};
 
 fn layer(file: &str, environment: &[(&str, &str)]) -> Layer {
     let file = HsdoFile::parse(Path::new("conf/env.yaml"), file).unwrap();
     let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
-    translate(Some(file), environment)
+    translate(Some(file), environment, None)
 }
 
 /// What is set under a section: path without it → text and origin.
@@ -113,7 +113,7 @@ SERVER_HAPROXY_BACKEND_SERVER_INCREASE_WEIGHT: 3
 SERVER_HAPROXY_BACKEND_SERVER_INCREASE_WEIGHT_INTERVAL: 90
 INTERVAL: 0.5
 HAPROXY_BACKEND_SERVERS_LIST_SIZE: 20
-DEBUG: 'True'
+DEBUG: 'true'
 DYNAMODB_TABLE_NAME: hsdo
 AWS_DEFAULT_REGION: us-east-1
 EXPORTER_PORT: 6789
@@ -123,7 +123,7 @@ EXPORTER_PORT: 6789
     for (path, text, origin) in [
         ("admin", "0.0.0.0:6789", "conf/env.yaml:13: EXPORTER_PORT"),
         ("aws-region", "us-east-1", "conf/env.yaml:12: AWS_DEFAULT_REGION"),
-        ("backends[0].name", "hsdo", "conf/env.yaml:1: SERVER_MODE"),
+        ("backends[0].name", "hsdo", "conf/env.yaml:11: DYNAMODB_TABLE_NAME"),
         ("consul-address", "http://consul:8500", "conf/env.yaml:2: SERVER_CONSUL_API_URL"),
         ("hsdo-table", "hsdo", "conf/env.yaml:11: DYNAMODB_TABLE_NAME"),
         ("interval", "2s", "INTERVAL"),
@@ -156,7 +156,7 @@ fn the_environment_has_numbers_truths_and_the_list_as_texts() {
             ("DYNAMODB_TABLE_NAME", "hsdo"),
         ];
         let environment = variables.map(|(k, v)| (k.to_owned(), v.to_owned()));
-        let layer = translate(None, environment);
+        let layer = translate(None, environment, None);
         let all = set(&layer, "sync-haproxy");
         assert_eq!(all["backends[0].backend"].0, "web/srv");
         assert_eq!(all["backends[0].backend"].1, "CLIENT_HAPROXY_BACKEND_LIST");
@@ -182,7 +182,7 @@ fn dedicated_groups_and_the_fallback_are_in_every_backend() {
         assert_eq!((of("fallback"), of("fallback-takes")), ("rest/srv".into(), "rest".into()));
         assert_eq!(of("fallback-port"), "80");
     }
-    let everything = [("CLIENT_ALL_SERVERS_IN_FALLBACK_BACKEND", "TRUE")];
+    let everything = [("CLIENT_ALL_SERVERS_IN_FALLBACK_BACKEND", "true")];
     let file = format!("{CLIENT}{DEDICATED}CLIENT_HAPROXY_BACKEND_SERVER_PORT: 81\n");
     let all = set(&layer(&file, &everything), "sync-haproxy");
     assert_eq!(all["backends[1].fallback-takes"].0, "all");
@@ -249,11 +249,11 @@ fn every_mistake_of_a_server_is_told_at_once_by_hsdos_names() {
 SERVER_MODE: gce
 SERVER_HAPROXY_BACKEND_SERVER_MIN_WEIGHT: 20
 SERVER_HAPROXY_BACKEND_SERVER_MAX_WEIGHT: 5
-SERVER_HAPROXY_BACKEND_SERVER_INCREASE_WEIGHT: 0
+SERVER_HAPROXY_BACKEND_SERVER_INCREASE_WEIGHT: -1
 SERVER_HAPROXY_BACKEND_SERVER_INCREASE_WEIGHT_INTERVAL: [30]
 INTERVAL: soon
 HAPROXY_BACKEND_SERVERS_LIST_SIZE: 0
-DEBUG: yes
+DEBUG: [yes]
 EXPORTER_PORT: 70000
 CLIENT_DEDICATED_ASG: maybe
 ";
@@ -261,12 +261,12 @@ CLIENT_DEDICATED_ASG: maybe
         "DYNAMODB_TABLE_NAME: is not set: name HSDO's DynamoDB table",
         "INTERVAL: \"-1\" is not a time in seconds",
         "conf/env.yaml:1: SERVER_MODE: \"gce\" is neither aws nor consul",
-        "conf/env.yaml:2: SERVER_HAPROXY_BACKEND_SERVER_MIN_WEIGHT: 20 is over SERVER_HAPROXY_BACKEND_SERVER_MAX_WEIGHT, 5",
-        "conf/env.yaml:4: SERVER_HAPROXY_BACKEND_SERVER_INCREASE_WEIGHT: \"0\" is not a whole number from 1 to 256",
+        "conf/env.yaml:2: SERVER_HAPROXY_BACKEND_SERVER_MIN_WEIGHT: 20 is over SERVER_HAPROXY_BACKEND_SERVER_MAX_WEIGHT, 5, and HSDO then raises no weight",
+        "conf/env.yaml:4: SERVER_HAPROXY_BACKEND_SERVER_INCREASE_WEIGHT: \"-1\" is not a whole number of 0 or more",
         "conf/env.yaml:5: SERVER_HAPROXY_BACKEND_SERVER_INCREASE_WEIGHT_INTERVAL: must be one text or number",
         "conf/env.yaml:7: HAPROXY_BACKEND_SERVERS_LIST_SIZE: \"0\" is not a whole number from 1 to 99999",
-        "conf/env.yaml:8: DEBUG: \"yes\" is not true or false",
-        "conf/env.yaml:9: EXPORTER_PORT: \"70000\" is not a whole number from 1 to 65535",
+        "conf/env.yaml:8: DEBUG: must be the text \"true\" or \"false\"",
+        "conf/env.yaml:9: EXPORTER_PORT: \"70000\" is not a whole number from 0 to 65535",
     ];
     assert_eq!(mistakes("discover", file, &[("INTERVAL", "-1")]), expected);
     let [mistake] = &mistakes("discover", SERVER, &[("DYNAMODB_TABLE_NAME", "a b")])[..] else {
@@ -275,8 +275,118 @@ CLIENT_DEDICATED_ASG: maybe
     assert!(mistake.starts_with("DYNAMODB_TABLE_NAME: \"a b\" is not a table"), "{mistake}");
     let zero = [("SERVER_HAPROXY_BACKEND_SERVER_MIN_WEIGHT", "0")];
     let name = "SERVER_HAPROXY_BACKEND_SERVER_MIN_WEIGHT";
-    let expected = [format!("{name}: \"0\" is not a whole number from 1 to 256")];
+    let expected = [format!("{name}: \"0\" is not a whole number of 1 or more")];
     assert_eq!(mistakes("discover", SERVER, &zero), expected);
+}
+
+/// The warnings that a file and variables give, without the file's name.
+fn warnings(file: &str, environment: &[(&str, &str)]) -> Vec<String> {
+    let layer = layer(file, environment);
+    let warnings = layer.notes().iter().filter(|note| note.kind == NoteKind::Warning);
+    warnings.map(|note| note.text.replace("conf/env.yaml:", "")).collect()
+}
+
+/// HSDO compares with the text "true".
+#[test]
+fn only_the_text_true_is_on_and_what_looks_like_it_is_warned_of() {
+    let names = "CLIENT_ASG_NAMES: web-a\nCLIENT_HAPROXY_FALLBACK_BACKEND_NAME: rest\n\
+                 CLIENT_HAPROXY_FALLBACK_BACKEND_BASE_NAME: srv\n";
+    let is_on = |file: &str, environment: &[(&str, &str)]| {
+        let file = format!("{CLIENT}{names}{file}");
+        let said = warnings(&file, environment);
+        let said = said.iter().any(|said| said.contains("which is off to HSDO"));
+        let all = set(&layer(&file, environment), "sync-haproxy");
+        (all.contains_key("backends[0].groups"), said)
+    };
+    for (value, expected) in [
+        ("\"true\"", (true, false)),
+        ("true", (false, true)),
+        ("True", (false, true)),
+        ("'True'", (false, true)),
+        ("' true'", (false, true)),
+        ("yes", (false, true)),
+        ("1", (false, true)),
+        ("maybe", (false, true)),
+        ("false", (false, false)),
+        ("'false'", (false, false)),
+        ("0", (false, false)),
+        ("no", (false, false)),
+        ("''", (false, false)),
+    ] {
+        let file = format!("CLIENT_DEDICATED_ASG: {value}\n");
+        assert_eq!(is_on(&file, &[]), expected, "{value}");
+        assert!(mistakes("sync-haproxy", &format!("{CLIENT}{names}{file}"), &[]).is_empty());
+    }
+    for (value, expected) in
+        [("true", (true, false)), ("TRUE", (false, true)), ("0", (false, false))]
+    {
+        assert_eq!(is_on("", &[("CLIENT_DEDICATED_ASG", value)]), expected, "{value}");
+    }
+}
+
+#[test]
+fn numbers_that_hsdo_runs_with_run_here_and_a_change_is_warned_of() {
+    let weight = "SERVER_HAPROXY_BACKEND_SERVER";
+    for (file, expected, warns) in [
+        ("INTERVAL: 0".to_owned(), vec![("interval", "1s")], true),
+        ("INTERVAL: 0.5".to_owned(), vec![("interval", "1s")], true),
+        ("INTERVAL: 2.5".to_owned(), vec![("interval", "2s500ms")], false),
+        (format!("{weight}_INCREASE_WEIGHT_INTERVAL: 0"), vec![("weight-interval", "1s")], true),
+        (
+            format!("INTERVAL: 5\n{weight}_INCREASE_WEIGHT_INTERVAL: 0.9"),
+            vec![("weight-interval", "5s")],
+            true,
+        ),
+        (
+            format!("{weight}_INCREASE_WEIGHT_INTERVAL: 30.7"),
+            vec![("weight-interval", "30s")],
+            true,
+        ),
+        (format!("{weight}_INCREASE_WEIGHT: 300"), vec![("weight-step", "256")], false),
+        (
+            format!("{weight}_INCREASE_WEIGHT: 0"),
+            vec![("min-weight", "1"), ("max-weight", "1"), ("weight-step", "1")],
+            true,
+        ),
+        (format!("{weight}_MAX_WEIGHT: 300"), vec![("max-weight", "256")], true),
+    ] {
+        let file = format!("{SERVER}AWS_DEFAULT_REGION: eu-west-1\n{file}\n");
+        assert_eq!(mistakes("discover", &file, &[]), [""; 0], "{file}");
+        let all = set(&layer(&file, &[]), "discover");
+        for (path, text) in expected {
+            assert_eq!(all[path].0, text, "{path} of {file}");
+        }
+        let said = warnings(&file, &[]);
+        assert_eq!(said.iter().any(|said| said.contains("is")), warns, "{file}{said:?}");
+    }
+    let polls = |interval: &str| {
+        let all = set(&layer(&format!("{CLIENT}INTERVAL: {interval}\n"), &[]), "sync-haproxy");
+        all["table-poll"].0.clone()
+    };
+    assert_eq!(["0", "0.5", "1"].map(polls), ["100ms", "500ms", "1s"]);
+}
+
+/// Several of them may share one store.
+#[test]
+fn the_backend_has_the_name_of_the_table_or_the_one_that_is_chosen() {
+    let names = |table: &str, chosen: Option<&str>| {
+        let file = format!("{SERVER}{CLIENT}").replace("DYNAMODB_TABLE_NAME: hsdo\n", "");
+        let file = format!("{file}DYNAMODB_TABLE_NAME: {table}\n");
+        let file = HsdoFile::parse(Path::new("conf/env.yaml"), &file).unwrap();
+        let chosen = chosen.map(|name| (name.to_owned(), Origin::Flag("--hsdo-backend")));
+        let layer = translate(Some(file), [], chosen);
+        let discover = set(&layer, "discover")["backends[0].name"].clone();
+        let sync = set(&layer, "sync-haproxy");
+        assert_eq!(sync["backends[0].from"], discover);
+        assert_eq!(sync["backends[1].from"], discover);
+        (discover.0, read(layer, "discover", Flags::new()))
+    };
+    assert_eq!(names("hsdo-web", None), ("hsdo-web".to_owned(), Vec::new()));
+    assert_eq!(names("hsdo-web", Some("hsdo")), ("hsdo".to_owned(), Vec::new()));
+    let long = "t".repeat(200);
+    let (_, mistakes) = names(&long, None);
+    assert!(mistakes[0].contains("give the backend another with --hsdo-backend"), "{mistakes:?}");
+    assert_eq!(names(&long, Some("web")).1, [""; 0]);
 }
 
 #[test]
@@ -307,8 +417,8 @@ fn a_source_needs_names_that_can_be_names() {
 #[test]
 fn every_mistake_of_a_client_is_told_at_once_by_hsdos_names() {
     let file = "\
-CLIENT_DEDICATED_ASG: true
-CLIENT_ALL_SERVERS_IN_FALLBACK_BACKEND: 1
+CLIENT_DEDICATED_ASG: 'true'
+CLIENT_ALL_SERVERS_IN_FALLBACK_BACKEND: {}
 CLIENT_HAPROXY_BACKEND_SERVER_PORT: http
 CLIENT_HAPROXY_BACKEND_LIST:
   web: srv
@@ -319,7 +429,7 @@ DYNAMODB_TABLE_NAME: hsdo
 ";
     let expected = [
         "CLIENT_ASG_NAMES: is empty, and CLIENT_DEDICATED_ASG needs it: name the Auto Scaling groups whose servers the backends take",
-        "conf/env.yaml:2: CLIENT_ALL_SERVERS_IN_FALLBACK_BACKEND: \"1\" is not true or false",
+        "conf/env.yaml:2: CLIENT_ALL_SERVERS_IN_FALLBACK_BACKEND: must be the text \"true\" or \"false\"",
         "conf/env.yaml:3: CLIENT_HAPROXY_BACKEND_SERVER_PORT: \"http\" is not a whole number from 1 to 65535",
         "conf/env.yaml:5: CLIENT_HAPROXY_BACKEND_LIST: backend \"web\" must be a map with baseName and serverPort",
         "conf/env.yaml:6: CLIENT_HAPROXY_BACKEND_LIST: backend \"api\" needs a serverPort",
@@ -327,7 +437,7 @@ DYNAMODB_TABLE_NAME: hsdo
         "conf/env.yaml:8: CLIENT_HAPROXY_BACKEND_LIST: backend \"new\" needs a baseName",
     ];
     assert_eq!(mistakes("sync-haproxy", file, &[]), expected);
-    let dedicated = format!("{CLIENT}CLIENT_DEDICATED_ASG: true\nCLIENT_ASG_NAMES: a\n");
+    let dedicated = format!("{CLIENT}CLIENT_DEDICATED_ASG: 'true'\nCLIENT_ASG_NAMES: a\n");
     assert_eq!(
         mistakes("sync-haproxy", &dedicated, &[]),
         ["CLIENT_HAPROXY_FALLBACK_BACKEND_NAME: is not set, and CLIENT_DEDICATED_ASG needs it"]

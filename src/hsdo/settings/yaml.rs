@@ -10,6 +10,8 @@ use serde_saphyr::Spanned;
 pub enum Value {
     /// A scalar; empty for null.
     Text(String),
+    /// A `true` or `false` without quotes, which is no text to HSDO.
+    Bool(bool),
     Map(Vec<Entry>),
     /// What no setting of HSDO is.
     List,
@@ -20,6 +22,7 @@ impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text(_) => f.write_str("Text"),
+            Self::Bool(_) => f.write_str("Bool"),
             Self::Map(entries) => f.debug_list().entries(entries).finish(),
             Self::List => f.write_str("List"),
         }
@@ -65,7 +68,7 @@ impl<'de> Deserialize<'de> for Value {
             }
 
             fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-                Ok(Value::Text(value.to_string()))
+                Ok(Value::Bool(value))
             }
 
             fn visit_i64<E>(self, number: i64) -> Result<Value, E> {
@@ -118,7 +121,7 @@ mod tests {
         let lines: Vec<_> = entries.iter().map(|e| (e.key.as_str(), e.line)).collect();
         assert_eq!(lines, [("a", 2), ("b", 3), ("c", 4), ("d", 5), ("f", 8), ("g", 9)]);
         let values: Vec<_> = entries.into_iter().map(|e| e.value).collect();
-        assert_eq!(values[..3], [text("1"), text("x"), text("true")]);
+        assert_eq!(values[..3], [text("1"), text("x"), Value::Bool(true)]);
         let inner = vec![Entry { key: "e".into(), line: 6, value: text("0.5") }];
         assert_eq!(values[3..], [Value::Map(inner), text(""), Value::List]);
     }

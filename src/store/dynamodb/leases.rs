@@ -18,7 +18,7 @@ use super::Shared;
 use super::calls::Ask;
 use super::commit::{State, Writes, at_head};
 use super::items::{self, LeaseItem, number};
-use crate::daemon::Health;
+use crate::daemon::{Backoff, Health};
 use crate::store::{Change, Entry, Key, LeaseId, Result, Revision};
 
 /// A lease that can still be renewed and take keys.
@@ -29,6 +29,9 @@ const KEYS_AT_ONCE: usize = 60;
 
 /// The shortest and longest time between two looks at the leases.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
+/// The longest time between two looks that fail: a lease that is due makes none the more urgent.
+const FAILING: Duration = Duration::from_secs(5);
 
 /// The time between two looks for each lease among them: 100 a second.
 const EACH: Duration = Duration::from_millis(10);
@@ -96,15 +99,23 @@ impl Seen {
 /// Looks at the leases for as long as the handle is open.
 pub(super) async fn sweep(shared: Arc<Shared>) {
     let mut health = Health::new("looking after the leases of others");
+    let mut backoff = Backoff::new(LOOKS.0, FAILING);
+    let mut least = Duration::ZERO;
     loop {
         let first = shared.leases.first.notified();
         match shared.leases.next_look() {
             None => first.await,
-            Some(wait) => tokio::time::sleep(wait).await,
+            Some(wait) => tokio::time::sleep(wait.max(least)).await,
         }
         match shared.look_at_leases().await {
-            Ok(()) => health.succeeded(),
-            Err(error) => health.failed(&error),
+            Ok(()) => {
+                health.succeeded();
+                least = Duration::ZERO;
+            }
+            Err(error) => {
+                health.failed(&error);
+                least = backoff.next_wait();
+            }
         }
     }
 }

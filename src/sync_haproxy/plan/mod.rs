@@ -76,7 +76,10 @@ pub fn plan(
         Plan { drift, unplaced, problems: vec![problem], ..Plan::default() }
     };
     let Some(servers) = servers else {
-        return unusable(Problem::NoBackend { backend: target.backend.clone() });
+        return unusable(Problem::NoBackend {
+            backend: target.backend.clone(),
+            named_by: target.named_by(),
+        });
     };
     match names::places(target, servers, wanted.places) {
         Ok(places) => Planner { target, wanted, learnt, places }.plan(),

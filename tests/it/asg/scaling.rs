@@ -126,6 +126,49 @@ fn a_group_that_is_renamed_is_an_error_by_name_until_it_is_named_anew() {
 }
 
 #[test]
+fn a_group_that_is_missing_keeps_its_servers_and_the_others_are_followed() {
+    let Some(mut fleet) = Fleet::simple() else { return };
+    // Every sign that Auto Scaling allows in a name and that is not said otherwise in a list.
+    let odd = fleet.cloud.group("odd ~#(=&)/!$'%*+.;<>?@[]^_`{|}", 2);
+    let (gone, other) = (fleet.cloud.group("gone", 2), fleet.cloud.group("other", 2));
+    let source = format!("asg:{odd},{gone},{other}");
+    let mut discover = fleet.discover("discover", &source, &[]);
+    fleet.equals(&[&odd, &gone, &other], &discover);
+    let groups = || {
+        let records = fleet.world.list("backends/web/slots").into_iter();
+        let group = |value: String| {
+            let record: serde_json::Value = serde_json::from_str(&value).unwrap();
+            record["group"].as_str().unwrap().to_owned()
+        };
+        records.map(|(_, value)| group(value)).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(groups(), [odd.clone(), gone.clone(), other.clone()].into());
+    let kept = fleet.wanted(&[&gone]);
+    let is_kept = |fleet: &Fleet| kept.is_subset(&fleet.ready_in("app"));
+    fleet.cloud.delete(&gone);
+    discover.wait_for_log(&format!("no Auto Scaling group is named {gone} in eu-west-1"));
+    fleet.cloud.scale(&odd, 4);
+    fleet.cloud.scale(&other, 1);
+    fleet.serve(&odd);
+    let mut wanted = fleet.wanted(&[&odd, &other]);
+    wanted.extend(kept.iter().cloned());
+    eventually("the other groups to be followed", || {
+        assert!(is_kept(&fleet), "the servers of the missing group left\n{}", discover.tail());
+        (fleet.ready_in("app") == wanted).then_some(())
+    });
+    // One that has never seen the group knows its servers from the table.
+    discover.signal("TERM");
+    assert!(discover.wait().success());
+    let mut again = fleet.discover("again", &source, &[]);
+    again.wait_for_log(&format!("no Auto Scaling group is named {gone} in eu-west-1"));
+    fleet.cloud.scale(&odd, 3);
+    eventually("the other groups to be followed again", || {
+        assert!(is_kept(&fleet), "the servers of the missing group left\n{}", again.tail());
+        (fleet.ready_in("app").len() == 6).then_some(())
+    });
+}
+
+#[test]
 fn two_groups_in_two_zones_fill_a_backend_and_its_fallback() {
     let sync = "[[sync-haproxy.backends]]\nbackend = 'app'\nfrom = 'web'\n\
                 zones = ['eu-west-1a']\nfallback = 'rest'\n";

@@ -5,6 +5,7 @@ mod configured;
 mod damage;
 mod discover;
 mod double;
+mod foreign;
 mod lifecycle;
 mod sync;
 

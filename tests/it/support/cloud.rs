@@ -169,8 +169,7 @@ impl Cloud {
 
     /// One call of a query API; moto goes by the scope of the signature, and does not check it.
     fn call(&self, service: &str, version: &str, fields: &[(&str, &str)]) -> String {
-        let pairs =
-            fields.iter().map(|(key, value)| format!("{key}={}", value.replace('/', "%2F")));
+        let pairs = fields.iter().map(|(key, value)| format!("{key}={}", encoded(value)));
         let body = [format!("Version={version}")].into_iter().chain(pairs).collect::<Vec<_>>();
         let body = body.join("&");
         let mut stream = TcpStream::connect(("127.0.0.1", self.moto.port())).unwrap();
@@ -195,4 +194,15 @@ fn text(xml: &str, name: &str) -> String {
     let (start, end) = (format!("<{name}>"), format!("</{name}>"));
     let rest = xml.split_once(&start).unwrap_or_else(|| panic!("no {start} in {xml}")).1;
     rest.split_once(&end).unwrap().0.to_owned()
+}
+
+/// A value as it may stand in a form.
+fn encoded(value: &str) -> String {
+    let one = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => {
+            char::from(byte).to_string()
+        }
+        _ => format!("%{byte:02X}"),
+    };
+    value.bytes().map(one).collect()
 }

@@ -314,6 +314,7 @@ fn spec() -> BackendSpec {
         drain_at_least: Duration::ZERO,
         rest: Duration::from_secs(1),
         unplaced: Vec::new(),
+        origin: None,
     }
 }
 

@@ -82,6 +82,7 @@ pub(super) fn policy(slots: u32) -> Policy {
             window: Duration::from_secs(60),
         },
         drain_vanished: true,
+        origin: None,
     }
 }
 
@@ -273,6 +274,7 @@ impl Discover {
         let clients = Report {
             haproxy: HaproxyName::of_host("hsdo-clients"),
             gone: false,
+            silent: true,
             backend: BackendReport { serving: Some(barred(&rows)), ..BackendReport::default() },
         };
         let planned = plan(&World {

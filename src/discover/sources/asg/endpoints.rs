@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::options::{AsgOptions, InstanceAddress};
 use crate::aws::ec2::Instance;
 use crate::discover::plan::Answer;
-use crate::model::{Endpoint, EndpointId, Label, ServerAddress};
+use crate::model::{Endpoint, EndpointId, GroupName, ServerAddress};
 
 /// One Auto Scaling group as AWS describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,15 +69,17 @@ pub(super) fn answer(
     instances: &BTreeMap<String, Instance>,
     options: &AsgOptions,
 ) -> Answer {
-    let mut answer = Answer::default();
+    let ended = instances.values().filter(|instance| instance.has_ended());
+    let ended = ended.filter_map(|instance| instance.id.parse().ok()).collect();
+    let mut answer = Answer { ended, ..Answer::default() };
     for group in groups {
-        let label = group.name.parse::<Label>();
-        if let Err(error) = &label {
+        let name = group.name.parse::<GroupName>();
+        if let Err(error) = &name {
             answer.notes.push(format!("group {:?} is shown without its name: {error}", group.name));
         }
-        let label = label.ok();
+        let name = name.ok();
         for member in group.members.iter().filter(|member| member.is_of_interest()) {
-            take(&mut answer, member, label.as_ref(), instances.get(&member.id), options);
+            take(&mut answer, member, name.as_ref(), instances.get(&member.id), options);
         }
     }
     answer
@@ -86,7 +88,7 @@ pub(super) fn answer(
 fn take(
     answer: &mut Answer,
     member: &Member,
-    group: Option<&Label>,
+    group: Option<&GroupName>,
     instance: Option<&Instance>,
     options: &AsgOptions,
 ) {
@@ -230,12 +232,16 @@ mod tests {
         let endpoint = answer.endpoints.values().next().unwrap();
         assert_eq!(endpoint.group.as_ref().unwrap().as_str(), "web");
         assert_eq!(endpoint.zone.as_ref().unwrap().as_str(), "eu-west-1a");
-        let group =
-            Group { name: "web group".into(), members: vec![member("i", "InService", true)] };
+        let member = || vec![member("i", "InService", true)];
         let instances = [("i".to_owned(), running("i"))].into();
+        let odd = Group { name: "web/a ~#(=&)".into(), members: member() };
+        let odd = super::answer(&[odd], &instances, &AsgOptions::default());
+        let group = odd.endpoints.values().next().unwrap().group.clone();
+        assert_eq!((group.unwrap().as_str(), odd.notes.len()), ("web/a ~#(=&)", 0));
+        let group = Group { name: "web\ngroup".into(), members: member() };
         let odd = super::answer(&[group], &instances, &AsgOptions::default());
         assert_eq!(odd.endpoints.values().next().unwrap().group, None);
-        assert!(odd.notes[0].contains("web group"), "{:?}", odd.notes);
+        assert!(odd.notes[0].contains("web\\ngroup"), "{:?}", odd.notes);
     }
 
     #[test]

@@ -12,23 +12,23 @@ mod spec;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures::future::join_all;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{SourceContext, SourceOptions, Teller};
 use crate::aws::{Failure, FailureKind};
-use crate::discover::plan::Answer;
+use crate::discover::plan::{Answer, Servers};
 use crate::model::EndpointId;
 use endpoints::Group;
 use lifecycle::Lifecycle;
 use pace::Pace;
-use region::Region;
+use region::{Look, Region};
 
 pub use options::{AsgFlags, AsgOptions, InstanceAddress};
 pub use spec::AsgSpec;
 
-/// How long a look may take.
+/// How long a look at a region may take.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Looks at the groups at the source's pace, and lets those instances end that have drained.
@@ -41,7 +41,6 @@ pub(super) async fn run(
     let mut source = Source::new(spec.clone(), context.options).await;
     loop {
         let look = source.look().await;
-        source.pace.after(look.as_ref().err());
         let next = Instant::now() + source.pace.wait();
         teller.tell(look.map_err(|trouble| format!("asg:{spec}: {trouble}")));
         loop {
@@ -86,6 +85,10 @@ impl Trouble {
             Self::NoSuchGroup { .. } | Self::NoSuchTags { .. } => None,
         }
     }
+
+    fn is_throttled(&self) -> bool {
+        self.kind() == Some(FailureKind::Throttled)
+    }
 }
 
 impl Source {
@@ -100,16 +103,49 @@ impl Source {
         Self { pace: Pace::new(options.interval), regions, lifecycle, options }
     }
 
+    /// Looks at every region. One that cannot be read, or a group that is not there, leaves its
+    /// servers as they are, and the others count; without any answer the first error is told.
     async fn look(&mut self) -> Result<Answer, Trouble> {
-        let looks = try_join_all(self.regions.iter().map(Region::look));
-        let looks = tokio::time::timeout(DEADLINE, looks).await.map_err(|_| Trouble::Late)??;
+        let looks = self.regions.iter_mut().map(|region| async {
+            let look = tokio::time::timeout(DEADLINE, region.look()).await;
+            let look = look.unwrap_or(Err(Trouble::Late));
+            look.map_err(|trouble| (trouble, region.unread(None)))
+        });
+        let looks = join_all(looks).await;
+        let failed = |look: &Result<Look, (Trouble, Servers)>| {
+            look.as_ref().err().map(|(trouble, _)| trouble.clone())
+        };
+        let failed: Vec<Trouble> = looks.iter().filter_map(failed).collect();
+        self.pace.after(failed.iter().max_by_key(|trouble| trouble.is_throttled()));
+        if failed.len() == looks.len()
+            && let Some(first) = failed.into_iter().next()
+        {
+            return Err(first);
+        }
+        Ok(self.answer(looks))
+    }
+
+    fn answer(&mut self, looks: Vec<Result<Look, (Trouble, Servers)>>) -> Answer {
         let (mut groups, mut instances) = (Vec::<Group>::new(), BTreeMap::new());
+        let mut unread = Vec::new();
         self.lifecycle.forget();
         for (number, look) in looks.into_iter().enumerate() {
-            self.lifecycle.see(number, &look.groups);
-            groups.extend(look.groups);
-            instances.extend(look.instances);
+            match look {
+                Ok(look) => {
+                    self.lifecycle.see(number, &look.groups);
+                    groups.extend(look.groups);
+                    instances.extend(look.instances);
+                    unread.extend(look.unread);
+                }
+                Err(trouble) => unread.push(trouble),
+            }
         }
-        Ok(endpoints::answer(&groups, &instances, &self.options))
+        let mut answer = endpoints::answer(&groups, &instances, &self.options);
+        let notes =
+            unread.iter().map(|(trouble, _)| format!("{trouble}; its servers stay as they are"));
+        // First, since a flood of notes is cut.
+        answer.notes.splice(0..0, notes);
+        answer.unread = unread.into_iter().map(|(_, part)| part).collect();
+        answer
     }
 }

@@ -1,7 +1,6 @@
 use std::time::Duration;
 
 use super::Trouble;
-use crate::aws::FailureKind;
 
 /// However often AWS throttles, a look is tried again after so long.
 const SLOWEST: Duration = Duration::from_secs(120);
@@ -21,9 +20,9 @@ impl Pace {
     /// Twice as slow for each look that is throttled; back in small steps, so that a limit that
     /// several callers share is not hit again at once.
     pub fn after(&mut self, trouble: Option<&Trouble>) {
-        self.now = match trouble.and_then(Trouble::kind) {
-            Some(FailureKind::Throttled) => (self.now * 2).min(SLOWEST.max(self.interval)),
-            _ => self.now.mul_f64(0.8).max(self.interval),
+        self.now = match trouble.is_some_and(Trouble::is_throttled) {
+            true => (self.now * 2).min(SLOWEST.max(self.interval)),
+            false => self.now.mul_f64(0.8).max(self.interval),
         };
     }
 
@@ -36,7 +35,7 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::aws::Failure;
+    use crate::aws::{Failure, FailureKind};
 
     fn failure(kind: FailureKind) -> Trouble {
         let (code, reason) = (String::new(), String::new());

@@ -6,12 +6,16 @@ use aws_sdk_autoscaling::Client;
 use aws_sdk_autoscaling::types::{AutoScalingGroup, Filter};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
+use tokio::time::Instant;
+
 use super::Trouble;
 use super::endpoints::{Group, Member};
 use super::spec::Wish;
 use crate::aws::ec2::{Ec2, Instance, MAX_INSTANCES};
 use crate::aws::{self, Failure, Limits, Place};
+use crate::discover::plan::Servers;
 use crate::discover::sources::metrics::aws_call;
+use crate::model::GroupName;
 
 /// The most that one page of groups and one list of names may hold (Auto Scaling API reference,
 /// "DescribeAutoScalingGroups").
@@ -28,14 +32,21 @@ const LIMITS: Limits = Limits {
     attempts: 1,
 };
 
+/// So long EC2 is asked how an instance is that is in no group any more: it may drain meanwhile.
+const DEPARTED: Duration = Duration::from_secs(120);
+
 /// One region's groups that are asked for.
 #[derive(Debug)]
 pub(super) struct Region {
-    name: String,
+    /// `None` where nothing says which one it is.
+    name: Option<String>,
     wish: Wish,
     pub autoscaling: Client,
     /// An error where the region's name is none.
     ec2: Result<Ec2, Failure>,
+    /// The instances of the last look, and those that have left since, with when that was seen.
+    members: BTreeSet<String>,
+    departed: BTreeMap<String, Instant>,
 }
 
 /// What a region has of them.
@@ -44,6 +55,8 @@ pub(super) struct Look {
     pub groups: Vec<Group>,
     /// By id; those that EC2 knows.
     pub instances: BTreeMap<String, Instance>,
+    /// What is asked for and not there, and why.
+    pub unread: Vec<(Trouble, Servers)>,
 }
 
 impl Region {
@@ -53,44 +66,88 @@ impl Region {
     }
 
     fn with(config: &SdkConfig, wish: Wish) -> Self {
-        let name = config.region().map_or_else(|| "no region".to_owned(), ToString::to_string);
-        Self { name, wish, autoscaling: Client::new(config), ec2: Ec2::new(config) }
+        Self {
+            name: config.region().map(ToString::to_string),
+            wish,
+            autoscaling: Client::new(config),
+            ec2: Ec2::new(config),
+            members: BTreeSet::new(),
+            departed: BTreeMap::new(),
+        }
     }
 
-    pub async fn look(&self) -> Result<Look, Trouble> {
-        let groups = self.groups().await?;
+    /// This region, or a group of it, as what could not be read.
+    pub fn unread(&self, group: Option<GroupName>) -> Servers {
+        Servers { region: self.name.clone(), group, ..Servers::default() }
+    }
+
+    pub async fn look(&mut self) -> Result<Look, Trouble> {
+        let (groups, unread) = self.groups().await?;
         let of_interest = groups.iter().flat_map(|group| &group.members);
         let ids: BTreeSet<String> =
             of_interest.filter(|m| m.is_of_interest()).map(|m| m.id.clone()).collect();
-        let instances = self.instances(ids.into_iter().collect()).await?;
-        Ok(Look { groups, instances })
+        self.note_departures(&ids);
+        let ids = ids.into_iter().chain(self.departed.keys().cloned());
+        let instances = self.instances(ids.collect()).await?;
+        Ok(Look { groups, instances, unread })
     }
 
-    /// Every group that is asked for; one that is named and not there is an error.
-    async fn groups(&self) -> Result<Vec<Group>, Trouble> {
+    /// Remembers who was in the groups and is not any more: Auto Scaling forgets an instance as it
+    /// ends, and EC2 knows it for a while.
+    fn note_departures(&mut self, members: &BTreeSet<String>) {
+        let now = Instant::now();
+        self.departed.retain(|id, since| !members.contains(id) && now - *since < DEPARTED);
+        let left = self.members.difference(members).map(|id| (id.clone(), now));
+        self.departed.extend(left);
+        self.members.clone_from(members);
+    }
+
+    /// Every group that is asked for, and what is not there; an error where nothing is.
+    async fn groups(&self) -> Result<(Vec<Group>, Vec<(Trouble, Servers)>), Trouble> {
         let Wish { names, tags } = &self.wish;
         let mut groups: BTreeMap<String, Group> = BTreeMap::new();
         let all: Vec<String> = names.iter().cloned().collect();
         for names in all.chunks(MAX_GROUPS) {
             groups.extend(self.pages(names, &[]).await?);
         }
-        let missing: Vec<&str> =
-            names.iter().filter(|n| !groups.contains_key(*n)).map(String::as_str).collect();
-        if !missing.is_empty() {
-            let (names, region) = (missing.join(", "), self.name.clone());
-            return Err(Trouble::NoSuchGroup { names, region });
-        }
+        let missing = names.iter().filter(|name| !groups.contains_key(*name));
+        let missing: Vec<&str> = missing.map(String::as_str).collect();
+        let mut unread = Vec::new();
         if !tags.is_empty() {
             let filters: Vec<Filter> = tags.iter().map(|(k, v)| filter(k, v)).collect();
             let tagged = self.pages(&[], &filters).await?;
             if tagged.is_empty() {
-                let all: Vec<String> = tags.iter().map(|(k, v)| format!("tag:{k}={v}")).collect();
-                let (tags, region) = (all.join(", "), self.name.clone());
-                return Err(Trouble::NoSuchTags { tags, region });
+                let but = groups.keys().filter_map(|name| name.parse().ok()).collect();
+                unread.push((self.no_such_tags(), Servers { but, ..self.unread(None) }));
             }
             groups.extend(tagged);
         }
-        Ok(groups.into_values().collect())
+        if groups.is_empty() {
+            let first = unread.into_iter().next().map(|(trouble, _)| trouble);
+            let trouble = match missing.is_empty() {
+                true => first,
+                false => Some(self.no_such_group(&missing.join(", "))),
+            };
+            return trouble.map_or(Ok((Vec::new(), Vec::new())), Err);
+        }
+        unread.extend(missing.into_iter().map(|name| {
+            let part = self.unread(name.parse().ok());
+            (self.no_such_group(name), part)
+        }));
+        Ok((groups.into_values().collect(), unread))
+    }
+
+    fn no_such_group(&self, names: &str) -> Trouble {
+        Trouble::NoSuchGroup { names: names.to_owned(), region: self.shown() }
+    }
+
+    fn no_such_tags(&self) -> Trouble {
+        let all: Vec<String> = self.wish.tags.iter().map(|(k, v)| format!("tag:{k}={v}")).collect();
+        Trouble::NoSuchTags { tags: all.join(", "), region: self.shown() }
+    }
+
+    fn shown(&self) -> String {
+        self.name.clone().unwrap_or_else(|| "no region".to_owned())
     }
 
     /// Groups by name or by filters, to the last page.

@@ -2,9 +2,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
+use crate::model::GroupName;
+
 /// Which Auto Scaling groups: `ITEM[,ITEM…]`, an item being `[REGION:]NAME` or
 /// `[REGION:]tag:KEY=VALUE`. Names are of one group each; groups picked by tags have all the tags
-/// that are given for their region.
+/// that are given for their region. `\,` is a comma and `\\` a backslash of a name or a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AsgSpec(Vec<Item>);
 
@@ -60,8 +62,28 @@ impl FromStr for AsgSpec {
         if text.trim().is_empty() {
             return Err("no Auto Scaling group is named: use asg:NAME or asg:tag:KEY=VALUE".into());
         }
-        text.split(',').map(|item| item.trim().parse()).collect::<Result<_, _>>().map(Self)
+        items(text).iter().map(|item| item.trim().parse()).collect::<Result<_, _>>().map(Self)
     }
+}
+
+/// What stands between the commas, without the backslashes that keep others.
+fn items(text: &str) -> Vec<String> {
+    let (mut items, mut item) = (Vec::new(), String::new());
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match (c, chars.peek()) {
+            ('\\', Some(',' | '\\')) => item.extend(chars.next()),
+            (',', _) => items.push(std::mem::take(&mut item)),
+            _ => item.push(c),
+        }
+    }
+    items.push(item);
+    items
+}
+
+/// The text that [`items`] reads back as one item.
+fn escaped(text: &str) -> String {
+    text.replace('\\', r"\\").replace(',', r"\,")
 }
 
 impl FromStr for Item {
@@ -92,14 +114,10 @@ impl FromStr for Pick {
                 _ => Err(format!("{text:?} is not tag:KEY=VALUE")),
             };
         }
-        let fits = (1..=255).contains(&text.len())
-            && text.chars().all(|c| c == ' ' || c.is_ascii_graphic() && c != ':');
-        match fits {
-            true => Ok(Self::Name(text.to_owned())),
-            false => Err(format!(
-                "{:?} is not the name of an Auto Scaling group",
-                text.chars().take(40).collect::<String>()
-            )),
+        let fail = |shown: &str| Err(format!("{shown:?} is not the name of an Auto Scaling group"));
+        match text.parse::<GroupName>() {
+            Ok(_) if !text.contains(':') => Ok(Self::Name(text.to_owned())),
+            _ => fail(&text.chars().take(40).collect::<String>()),
         }
     }
 }
@@ -114,8 +132,8 @@ impl fmt::Display for AsgSpec {
                 write!(f, "{region}:")?;
             }
             match pick {
-                Pick::Name(name) => f.write_str(name)?,
-                Pick::Tag(key, value) => write!(f, "tag:{key}={value}")?,
+                Pick::Name(name) => f.write_str(&escaped(name))?,
+                Pick::Tag(key, value) => write!(f, "tag:{}={}", escaped(key), escaped(value))?,
             }
         }
         Ok(())
@@ -139,6 +157,23 @@ mod tests {
         let other = &wishes[&Some("eu-west-3".to_owned())];
         assert_eq!(other.names, ["web-b".to_owned()].into());
         assert_eq!(other.tags, [tag("a", "b=c")].into());
+    }
+
+    #[test]
+    fn every_name_that_auto_scaling_allows_reads_back() {
+        let printable: String = (' '..='~').filter(|c| *c != ':').collect();
+        let printable = printable.trim_start();
+        let names = [printable, "web a/b", r"a\b", "~#(=&)", &"é".repeat(255)];
+        for name in names {
+            let text = format!("eu-west-3:{},web", escaped(name));
+            let spec: AsgSpec = text.parse().unwrap();
+            let names = &spec.by_region()[&Some("eu-west-3".to_owned())].names;
+            assert_eq!(names.iter().collect::<Vec<_>>(), [name], "{text}");
+            assert_eq!(spec.to_string(), text);
+        }
+        // What needs no backslash may go without one.
+        assert_eq!(r"a\b,c d".parse::<AsgSpec>().unwrap().by_region()[&None].names.len(), 2);
+        assert!("x".repeat(256).parse::<AsgSpec>().is_err());
     }
 
     #[test]

@@ -100,7 +100,7 @@ impl Found {
                 None
             }
         };
-        let (name, group) = (instance.node.node.parse().ok(), Some(service.clone()));
+        let (name, group) = (instance.node.node.parse().ok(), Some(service.clone().into()));
         let endpoint = Endpoint { id, address, name, group, zone, weight: None, leaving: false };
         self.endpoints.push((endpoint, instance.weight()));
         Ok(())

@@ -122,13 +122,13 @@ fn combine(
     let at = seen().filter(|(_, seen)| seen.result.is_ok()).map(|(_, seen)| seen.at).min()?;
     let mut answer = Found::merge(good().map(|(_, found)| found), max);
     for (service, error) in failed {
-        answer.unread.insert(Servers::of_group(service.clone()));
+        answer.unread.insert(Servers::of_group(service.clone().into()));
         answer.notes.push(format!("{error}: the servers of {service} stay as they are"));
     }
     // One service that has none at all is as odd as a source that has none.
     if !answer.endpoints.is_empty() {
         let empty = good().filter(|(_, found)| found.has_no_server());
-        answer.emptied.extend(empty.map(|(service, _)| Servers::of_group(service.clone())));
+        answer.emptied.extend(empty.map(|(service, _)| Servers::of_group(service.clone().into())));
     }
     Some((at, Ok(answer)))
 }

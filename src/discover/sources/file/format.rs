@@ -7,7 +7,7 @@ use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de::DeserializeOwned};
 
-use crate::model::{Endpoint, EndpointId, Label, ServerAddress, Weight};
+use crate::model::{Endpoint, EndpointId, GroupName, Label, ServerAddress, Weight};
 
 pub use place::{HostPort, Place};
 
@@ -113,7 +113,7 @@ pub struct Listed {
     pub place: Place,
     pub id: EndpointId,
     name: Option<Label>,
-    group: Option<Label>,
+    group: Option<GroupName>,
     zone: Option<Label>,
     weight: Option<Weight>,
     pub leaving: bool,
@@ -135,7 +135,7 @@ struct Table {
     /// host name stays the same wherever that leads.
     id: Option<EndpointId>,
     name: Option<Label>,
-    group: Option<Label>,
+    group: Option<GroupName>,
     zone: Option<Label>,
     weight: Option<Weight>,
     #[serde(default)]
