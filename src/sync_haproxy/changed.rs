@@ -41,6 +41,7 @@ impl Changed {
                 | Command::SetState { .. }
                 | Command::SetHealthDown { .. } => {}
                 Command::EnableHealth { .. }
+                | Command::EnableAgent { .. }
                 | Command::AddServer { .. }
                 | Command::DelServer { .. } => return None,
             }

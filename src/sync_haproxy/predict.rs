@@ -25,7 +25,8 @@ pub fn predict(servers: &mut Vec<ObservedServer>, command: &Command) {
         | Command::SetWeight { .. }
         | Command::SetState { .. }
         | Command::SetHealthDown { .. }
-        | Command::EnableHealth { .. } => {
+        | Command::EnableHealth { .. }
+        | Command::EnableAgent { .. } => {
             if let Some(server) = servers.iter_mut().find(|server| server.name == name) {
                 change(server, command);
             }
@@ -39,6 +40,9 @@ fn added(name: &str, id: u32, at: ServerAddress, weight: u16, checked: bool) -> 
         name: name.to_owned(),
         address: Some(at.ip()),
         port: at.port(),
+        port_is_own: false,
+        port_is_mapped: false,
+        has_name: false,
         admin: AdminFlags(MAINT),
         operational: 0,
         weight,
@@ -46,20 +50,26 @@ fn added(name: &str, id: u32, at: ServerAddress, weight: u16, checked: bool) -> 
         checked,
         check_enabled: false,
         forced_id: true,
+        has_agent: false,
+        agent_enabled: false,
+        uses_tls: false,
         sessions: Some(0),
     }
 }
 
 fn change(server: &mut ObservedServer, command: &Command) {
     match command {
-        Command::SetAddress { address, .. } => {
+        Command::SetAddress { address, keep_port, .. } => {
             server.address = Some(IpAddr::to_canonical(&address.ip()));
-            server.port = address.port();
+            if !keep_port {
+                server.port = address.port();
+            }
         }
         Command::SetWeight { weight, .. } => server.weight = weight.get(),
         Command::SetState { state, .. } => set_state(server, *state),
         Command::SetHealthDown { .. } => server.operational = 0,
         Command::EnableHealth { .. } => server.check_enabled = server.checked,
+        Command::EnableAgent { .. } => server.agent_enabled = server.has_agent,
         Command::AddServer { .. } | Command::DelServer { .. } => {}
     }
 }

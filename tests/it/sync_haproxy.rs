@@ -622,7 +622,7 @@ async fn each_misconfiguration_is_told_with_the_line_to_change(version: Version)
     let app: &[&str] = &["--backend", "app"];
     let dynamic: &[&str] = &["--backend", "app", "--mode", "dynamic"];
     let master_as_unix = |haproxy: &Haproxy| match haproxy.master() {
-        SocketAddress::Master(path) => SocketAddress::Unix(path),
+        SocketAddress::Master(address) => *address,
         other => other,
     };
     let frontend = |haproxy: &Haproxy| {
@@ -637,7 +637,7 @@ async fn each_misconfiguration_is_told_with_the_line_to_change(version: Version)
         (once(version, http(), Haproxy::master, &["--backend", "other"]).await, "no backend other"),
         (once(version, http(), master_as_unix, app).await, "master:/"),
         (
-            once(version, http(), |haproxy| SocketAddress::Master(haproxy.socket_path()), app)
+            once(version, http(), |haproxy| SocketAddress::Master(Box::new(haproxy.unix())), app)
                 .await,
             "write it as `/",
         ),
