@@ -194,15 +194,8 @@ impl Args {
             .set("sync-haproxy.aws-region", "--aws-region", aws_region);
         let flags = layout.set("sync-haproxy", flags);
         let flags = daemon.flags("sync-haproxy", flags);
-        let of_backend = BackendFlags {
-            from,
-            mode,
-            port,
-            keep_port,
-            server_options,
-            take_over,
-            allow_drop,
-        };
+        let of_backend =
+            BackendFlags { from, mode, port, keep_port, server_options, take_over, allow_drop };
         let globals = globals.clone();
         let (settings, reload) =
             Reload::start(FIXED, move || read(&hsdo.over(&globals)?, &flags, &of_backend))?;

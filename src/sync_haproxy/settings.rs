@@ -177,7 +177,8 @@ impl Entry {
             take_over: reader.get(&at("take-over"), false),
             allow_drop: reader.get(&at("allow-drop"), false),
         };
-        let main = target(backend, from?, Ports { port, keep: keep_port }, takes_all, mode, licence);
+        let main =
+            target(backend, from?, Ports { port, keep: keep_port }, takes_all, mode, licence);
         Some(Self { path, main, filter, fallback })
     }
 }
