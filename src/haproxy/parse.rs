@@ -359,8 +359,8 @@ mod tests {
     #[test]
     fn a_new_column_in_the_middle_changes_nothing() {
         let text = "1\n# be_id new srv_id srv_name srv_addr srv_op_state srv_admin_state \
-             srv_uweight srv_iweight srv_check_state srv_agent_state srv_fqdn srv_port \
-             srv_use_ssl\n3 x 1 s1 10.0.0.1 2 0 5 5 6 0 - 80 0";
+             srv_uweight srv_iweight srv_check_state srv_agent_state srv_f_forced_id srv_fqdn \
+             srv_port srv_use_ssl\n3 x 1 s1 10.0.0.1 2 0 5 5 6 0 0 - 80 0";
         assert_eq!(servers(text).unwrap().servers[0].port, 80);
     }
 

@@ -221,7 +221,7 @@ mod tests {
 
     fn ready(_: SlotNumber) -> Desired {
         let address = "10.0.0.1:80".parse().unwrap();
-        Desired::Ready { address, weight: Weight::MAX, target: Weight::MAX, from_zero: false }
+        Desired::Ready { address, weight: Weight::MAX, target: Weight::MAX }
     }
 
     fn plan(weight: u64) -> Plan {

@@ -20,6 +20,7 @@ mod glances;
 mod haproxy;
 mod hashing;
 mod hsdo;
+mod neighbours;
 mod network;
 mod register;
 mod serve;

@@ -171,7 +171,7 @@ impl World {
     }
 }
 
-fn sync_command(folder: &TempDir, socket: &SocketAddress) -> Command {
+pub fn sync_command(folder: &TempDir, socket: &SocketAddress) -> Command {
     let empty = folder.path().join("empty.toml");
     std::fs::write(&empty, "").unwrap();
     let mut command = Command::new(lbctl());
@@ -184,11 +184,11 @@ fn store_url(folder: &TempDir) -> String {
     format!("sqlite:{}", folder.path().join("store.db").display())
 }
 
-async fn open_store(folder: &TempDir) -> SharedStore {
+pub async fn open_store(folder: &TempDir) -> SharedStore {
     store::open(&store_url(folder).parse().unwrap()).await.unwrap()
 }
 
-async fn put_spec(store: &SharedStore, slots: u32, ramp: Ramp) {
+pub async fn put_spec(store: &SharedStore, slots: u32, ramp: Ramp) {
     let spec = BackendSpec {
         slots,
         ramp,
@@ -200,7 +200,7 @@ async fn put_spec(store: &SharedStore, slots: u32, ramp: Ramp) {
     commit(store, table::confirmed(txn, &web())).await;
 }
 
-async fn put_slot(
+pub async fn put_slot(
     store: &SharedStore,
     number: u32,
     id: &str,
@@ -227,7 +227,7 @@ async fn commit(store: &SharedStore, txn: Txn) {
     assert!(matches!(store.commit(txn).await.unwrap(), Commit::Committed(_)));
 }
 
-fn web() -> BackendName {
+pub fn web() -> BackendName {
     "web".parse().unwrap()
 }
 

@@ -150,7 +150,7 @@ fn an_agent_has_its_say_in_weight_and_drain() {
 
 #[test]
 fn no_command_is_sent_to_a_server_whose_maintenance_is_another_servers() {
-    let tracking = ObservedServer { admin: AdminFlags(2), operational: 0, ..serving() };
+    let tracking = ObservedServer { admin: AdminFlags(4 | 2), operational: 0, ..serving() };
     let plan =
         |state| plan(&target(), &one(state), Some(slice::from_ref(&tracking)), &Learnt::default());
     for state in [SlotState::Ready, SlotState::Drain] {
@@ -159,7 +159,7 @@ fn no_command_is_sent_to_a_server_whose_maintenance_is_another_servers() {
         let told = |p: &Problem| p.to_string().contains("app/srv1 follows the server");
         assert!(plan.problems.iter().any(told), "{:?}", plan.problems);
     }
-    let forced = ObservedServer { admin: AdminFlags(3), ..tracking.clone() };
+    let forced = ObservedServer { admin: AdminFlags(4 | 3), ..tracking.clone() };
     assert!(!planned(&one(SlotState::Ready), &forced).is_empty());
 }
 
