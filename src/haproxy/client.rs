@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::connection::{Connection, LineLimit};
-use super::parse;
+use super::parse::{self, Origin};
 use super::reply::{CommandResult, classify};
 use super::versions::RESOLVED;
 use super::{Command, Error, Features, Glances, Observed, ProcessInfo, Result, SocketAddress};
@@ -172,13 +172,17 @@ impl Session {
     pub async fn has_resolver(&mut self, backend: &BackendName, server: &str) -> Result<bool> {
         let command = format!("show servers state {backend}");
         let rows = self.raw(&command).await?;
-        let name = parse::name_of(&rows, server).map_err(|error| {
+        let origin = parse::origin(&rows, server).map_err(|error| {
             let address = self.connection.address().clone();
             Error::Malformed { address, command, error }
         })?;
-        let Some(name) = name else { return Ok(false) };
+        let name = match origin {
+            Origin::Address => return Ok(false),
+            Origin::SrvRecord => return Ok(true),
+            Origin::Name(name) => name,
+        };
         let reply = self.raw(&format!("set server {backend}/{server} fqdn {name}")).await?;
-        Ok(RESOLVED.iter().any(|said| reply.contains(said)))
+        Ok(reply.contains(RESOLVED))
     }
 
     /// The reply to one command, such as `show servers state`, unread. It must be one command: `;`,

@@ -40,8 +40,19 @@ pub(super) struct Rows {
     pub servers: Vec<ObservedServer>,
 }
 
-/// The name that one server has in `show servers state`; `None` where it has none, or is not there.
-pub(super) fn name_of(reply: &str, server: &str) -> Result<Option<String>, ParseError> {
+/// Where a server's address comes from, as far as `show servers state` tells.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// Its line, or a command.
+    Address,
+    /// A name, which a resolver may be asked for.
+    Name(String),
+    /// An SRV record, which only a resolver can be asked for.
+    SrvRecord,
+}
+
+/// Where the address of one server comes from.
+pub(super) fn origin(reply: &str, server: &str) -> Result<Origin, ParseError> {
     let mut lines = numbered(reply).skip(1);
     let columns = StateColumns::read(lines.next())?;
     let mut fields = Vec::with_capacity(columns.count);
@@ -49,10 +60,14 @@ pub(super) fn name_of(reply: &str, server: &str) -> Result<Option<String>, Parse
         let row = Row::read(line, text, b' ', columns.count, &mut fields)?;
         if row.field(columns.name, "srv_name")? == server {
             let name = row.field(columns.fqdn, "srv_fqdn")?;
-            return Ok((name != "-").then(|| name.to_owned()));
+            return Ok(match (row.field(columns.srv_record, "srvrecord")?, name) {
+                ("-", "-") => Origin::Address,
+                ("-", name) => Origin::Name(name.to_owned()),
+                _ => Origin::SrvRecord,
+            });
         }
     }
-    Ok(None)
+    Ok(Origin::Address)
 }
 
 /// `show servers state <backend>`: its version, `# ` and column names, then a line a server.
@@ -163,6 +178,7 @@ struct StateColumns {
     forced_id: usize,
     agent: usize,
     fqdn: usize,
+    srv_record: usize,
     tls: usize,
 }
 
@@ -186,6 +202,7 @@ impl StateColumns {
             forced_id: at("srv_f_forced_id")?,
             agent: at("srv_agent_state")?,
             fqdn: at("srv_fqdn")?,
+            srv_record: at("srvrecord")?,
             tls: at("srv_use_ssl")?,
         })
     }
@@ -205,7 +222,8 @@ impl StateColumns {
             port: u16::try_from(port & 0xffff).unwrap_or_default(),
             port_is_own: port == 0,
             port_is_mapped: port > u32::from(u16::MAX),
-            has_name: row.field(self.fqdn, "srv_fqdn")? != "-",
+            has_name: row.field(self.fqdn, "srv_fqdn")? != "-"
+                || row.field(self.srv_record, "srvrecord")? != "-",
             admin: AdminFlags(row.number(self.admin, "srv_admin_state")?),
             operational: row.number(self.operational, "srv_op_state")?,
             weight: row.number(self.weight, "srv_uweight")?,
@@ -337,6 +355,17 @@ mod tests {
         assert!(d1.has_name && !s1.has_name && !s1.has_agent);
     }
 
+    #[test]
+    fn the_origin_of_an_address_reads() {
+        let rows = table(
+            "3 web 1 s1 127.0.0.1 0 5 1 1 1 1 0 0 14 0 0 0 - 80 - 0 0 - - 0\n\
+             3 web 2 s2 - 0 5 1 1 1 1 0 0 14 0 0 0 web.example 80 - 0 0 - - 0\n\
+             3 web 3 s3 - 0 32 1 1 1 1 0 0 14 0 0 0 - 80 _http._tcp.web 0 0 - - 0",
+        );
+        let expected = [Origin::Address, Origin::Name("web.example".into()), Origin::SrvRecord];
+        assert_eq!(["s1", "s2", "s3"].map(|name| origin(&rows, name).unwrap()), expected);
+    }
+
     /// `127.0.0.2`, `127.0.0.2:-100` and `agent-check agent-port 9999`, on 2.6 to 3.4.
     #[test]
     fn the_port_of_a_place_and_its_agent_read() {
@@ -360,7 +389,7 @@ mod tests {
     fn a_new_column_in_the_middle_changes_nothing() {
         let text = "1\n# be_id new srv_id srv_name srv_addr srv_op_state srv_admin_state \
              srv_uweight srv_iweight srv_check_state srv_agent_state srv_f_forced_id srv_fqdn \
-             srv_port srv_use_ssl\n3 x 1 s1 10.0.0.1 2 0 5 5 6 0 0 - 80 0";
+             srv_port srvrecord srv_use_ssl\n3 x 1 s1 10.0.0.1 2 0 5 5 6 0 0 - 80 - 0";
         assert_eq!(servers(text).unwrap().servers[0].port, 80);
     }
 

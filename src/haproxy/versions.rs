@@ -29,8 +29,7 @@ pub(super) const ADDRESS_SET: [&str; 4] = [
 ];
 
 /// What is said where a server's name is set to what it is, and a resolver is asked for it.
-pub(super) const RESOLVED: [&str; 2] =
-    ["no need to change the FDQN", "because SRV resolution is configured"];
+pub(super) const RESOLVED: &str = "no need to change the FDQN";
 
 /// How long an address may take to show after it was set.
 pub const ADDRESS_SETTLES: Duration = Duration::from_secs(1);

@@ -32,17 +32,30 @@ impl Added<'_> {
     pub fn lacks(&self) -> Vec<&'static str> {
         let some = |is: &dyn Fn(&ObservedServer) -> bool| self.others.iter().any(|s| is(s));
         let none = |is: &dyn Fn(&ObservedServer) -> bool| !self.ours.iter().any(|s| is(s));
-        let checks = self.says("check") || some(&|server| server.checked);
-        let agents = self.says("agent-check") || some(&|server| server.has_agent);
+        let checks = CHECK.iter().any(|word| self.says(word)) || some(&|server| server.checked);
+        let agents = AGENT.iter().any(|word| self.says(word)) || some(&|server| server.has_agent);
+        let tls = TLS.iter().any(|word| self.says(word)) || some(&|server| server.uses_tls);
         let limit = |server: &ObservedServer| self.has(server, |features| features.limit);
         let lacks = [
             ("cookie", self.lacks_cookies()),
             ("check", checks && none(&|server| server.checked)),
             ("agent-check", agents && none(&|server| server.has_agent)),
-            ("ssl", some(&|server| server.uses_tls) && none(&|server| server.uses_tls)),
+            ("ssl", tls && none(&|server| server.uses_tls)),
             ("maxconn", some(&limit) && none(&limit)),
         ];
         lacks.into_iter().filter(|(_, lacks)| *lacks).map(|(word, _)| word).collect()
+    }
+
+    /// What the added servers have and have not of that which people set once for all servers.
+    pub fn summary(&self) -> String {
+        let any = |is: &dyn Fn(&ObservedServer) -> bool| self.ours.iter().any(|s| is(s));
+        [
+            ("checks", any(&|server| server.checked)),
+            ("TLS", any(&|server| server.uses_tls)),
+            ("maxconn", any(&|server| self.has(server, |features| features.limit))),
+        ]
+        .map(|(word, has)| if has { word.to_owned() } else { format!("no {word}") })
+        .join(", ")
     }
 
     fn says(&self, word: &str) -> bool {
@@ -53,6 +66,11 @@ impl Added<'_> {
         self.features.get(&server.name).is_some_and(feature)
     }
 }
+
+/// Words that mean nothing without `check`, `agent-check` and `ssl`.
+const CHECK: [&str; 6] = ["check", "inter", "fastinter", "downinter", "rise", "fall"];
+const AGENT: [&str; 4] = ["agent-check", "agent-port", "agent-inter", "agent-addr"];
+const TLS: [&str; 6] = ["ssl", "verify", "ca-file", "crt", "sni", "alpn"];
 
 #[cfg(test)]
 mod tests {
@@ -79,7 +97,8 @@ mod tests {
     fn what_was_meant_and_is_not_there_is_named() {
         let bare = ObservedServer { checked: false, ..named("srv1") };
         assert_eq!(lacks("cookie x check", &named("srv1"), None), [""; 0]);
-        assert_eq!(lacks("inter 1s", &bare, None), ["cookie"]);
+        assert_eq!(lacks("maxconn 5", &bare, None), ["cookie"]);
+        assert_eq!(lacks("inter 1s verify none", &bare, None), ["cookie", "check", "ssl"]);
         assert_eq!(lacks("cookie x check agent-check", &bare, None), ["check", "agent-check"]);
         let other = ObservedServer { uses_tls: true, has_agent: true, ..named("web1") };
         let all = ["cookie", "check", "agent-check", "ssl", "maxconn"];

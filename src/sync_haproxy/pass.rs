@@ -356,7 +356,15 @@ impl Engine {
                 session.enable_dynamic_cookies(&target.backend).await?;
                 features = session.features(*proxy).await?;
             }
-            let lacks = Added { dynamic, ours, others, features: &features }.lacks();
+            let added = Added { dynamic, ours, others, features: &features };
+            let lacks = added.lacks();
+            if !learnt.effects_told {
+                let has = added.summary();
+                tracing::info!(
+                    "servers that are added to backend {backend} have {has}, as server-options says: \
+                     default-server does not hold for them"
+                );
+            }
             if !lacks.is_empty() && lacks != learnt.lacks {
                 tracing::warn!(
                     "servers that were added to backend {backend} lack {}, which was asked for or which its other \
@@ -365,7 +373,7 @@ impl Engine {
                     lacks.join(", ")
                 );
             }
-            (learnt.effects_seen, learnt.lacks) = (true, lacks);
+            (learnt.effects_seen, learnt.effects_told, learnt.lacks) = (true, true, lacks);
         }
         Ok(())
     }

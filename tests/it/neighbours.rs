@@ -91,10 +91,10 @@ impl World {
     async fn passes(&self, sync: &Process) {
         for state in [SlotState::Ready, SlotState::Rest] {
             put_slot(&self.store, SLOTS, "clock", "127.0.0.1:1", state).await;
-            let wanted = if state == SlotState::Ready { "ready" } else { "maint" };
             let name = format!("srv{SLOTS}");
-            eventually(&format!("slot {SLOTS} to be {wanted}\n{}", sync.tail()), || {
-                (self.haproxy.server("app", &name).state() == wanted).then_some(())
+            eventually(&format!("slot {SLOTS} to be {state:?}\n{}", sync.tail()), || {
+                let in_maint = self.haproxy.server("app", &name).state() == "maint";
+                (in_maint == (state == SlotState::Rest)).then_some(())
             });
         }
     }

@@ -26,6 +26,7 @@ pub struct Learnt {
     pub mapped_ports: bool,
     /// It was seen whether the servers that are there have what was meant.
     pub effects_seen: bool,
+    pub effects_told: bool,
     /// What they lack, as it was told.
     pub lacks: Vec<&'static str>,
     /// Slots whose start may have ended half-way: before a server that left maint was set down.
