@@ -60,6 +60,10 @@ pub enum Command {
     EnableAgent {
         server: ServerRef,
     },
+    /// Takes its agent for content until it says otherwise, as one of the configuration is.
+    SetAgentUp {
+        server: ServerRef,
+    },
     /// `id` is the slot's fixed number; `options` are further words of the configuration's own
     /// (`check`, `inter 2s`), never from outside.
     AddServer {
@@ -83,6 +87,7 @@ impl Command {
             | Self::SetHealthDown { server }
             | Self::EnableHealth { server }
             | Self::EnableAgent { server }
+            | Self::SetAgentUp { server }
             | Self::AddServer { server, .. }
             | Self::DelServer { server } => server,
         }
@@ -103,6 +108,7 @@ impl fmt::Display for Command {
             Self::SetHealthDown { server } => write!(f, "set server {server} health down"),
             Self::EnableHealth { server } => write!(f, "enable health {server}"),
             Self::EnableAgent { server } => write!(f, "enable agent {server}"),
+            Self::SetAgentUp { server } => write!(f, "set server {server} agent up"),
             Self::AddServer { server, address, id, weight, options } => {
                 write!(f, "add server {server} {address} id {id} weight {weight}")?;
                 if options.is_empty() { Ok(()) } else { write!(f, " {options}") }

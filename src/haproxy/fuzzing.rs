@@ -142,6 +142,7 @@ pub(crate) fn commands(server: &ServerRef, address: ServerAddress, weight: Weigh
         Command::SetHealthDown { server: server() },
         Command::EnableHealth { server: server() },
         Command::EnableAgent { server: server() },
+        Command::SetAgentUp { server: server() },
         Command::AddServer { server: server(), address, id: 7, weight, options: String::new() },
         Command::DelServer { server: server() },
     ];
@@ -157,7 +158,8 @@ pub(crate) fn assert_harmless(command: &Command) {
         Command::SetAddress { keep_port: true, .. }
         | Command::SetWeight { .. }
         | Command::SetState { .. }
-        | Command::SetHealthDown { .. } => 5,
+        | Command::SetHealthDown { .. }
+        | Command::SetAgentUp { .. } => 5,
         Command::AddServer { options, .. } => 8 + options.split_whitespace().count(),
         Command::EnableHealth { .. } | Command::EnableAgent { .. } | Command::DelServer { .. } => 3,
     };

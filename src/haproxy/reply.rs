@@ -175,7 +175,8 @@ fn is_success(command: &Command, reply: &str) -> bool {
         | Command::SetState { .. }
         | Command::SetHealthDown { .. }
         | Command::EnableHealth { .. }
-        | Command::EnableAgent { .. } => reply.is_empty(),
+        | Command::EnableAgent { .. }
+        | Command::SetAgentUp { .. } => reply.is_empty(),
     }
 }
 

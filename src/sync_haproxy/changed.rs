@@ -42,6 +42,7 @@ impl Changed {
                 | Command::SetHealthDown { .. } => {}
                 Command::EnableHealth { .. }
                 | Command::EnableAgent { .. }
+                | Command::SetAgentUp { .. }
                 | Command::AddServer { .. }
                 | Command::DelServer { .. } => return None,
             }

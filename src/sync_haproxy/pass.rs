@@ -518,7 +518,13 @@ async fn give_ports_back(session: &mut Session, results: &[CommandResult]) -> ha
     let rejections = results.iter().filter_map(|result| result.as_ref().err());
     for undo in rejections.filter_map(|rejection| rejection.undo()) {
         let reply = session.raw(&undo).await?;
-        tracing::debug!(%undo, %reply, "gave a mapped port back");
+        match reply.contains("port changed") {
+            true => tracing::debug!(%undo, "gave a mapped port back"),
+            // Up to 2.8 a check, even one that is not there, needs a port of its own for that.
+            false => {
+                tracing::warn!(%undo, %reply, "a mapped port is lost until HAProxy is reloaded")
+            }
+        }
     }
     Ok(())
 }

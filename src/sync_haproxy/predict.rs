@@ -26,7 +26,8 @@ pub fn predict(servers: &mut Vec<ObservedServer>, command: &Command) {
         | Command::SetState { .. }
         | Command::SetHealthDown { .. }
         | Command::EnableHealth { .. }
-        | Command::EnableAgent { .. } => {
+        | Command::EnableAgent { .. }
+        | Command::SetAgentUp { .. } => {
             if let Some(server) = servers.iter_mut().find(|server| server.name == name) {
                 change(server, command);
             }
@@ -70,7 +71,7 @@ fn change(server: &mut ObservedServer, command: &Command) {
         Command::SetHealthDown { .. } => server.operational = 0,
         Command::EnableHealth { .. } => server.check_enabled = server.checked,
         Command::EnableAgent { .. } => server.agent_enabled = server.has_agent,
-        Command::AddServer { .. } | Command::DelServer { .. } => {}
+        Command::SetAgentUp { .. } | Command::AddServer { .. } | Command::DelServer { .. } => {}
     }
 }
 

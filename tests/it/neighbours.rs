@@ -158,7 +158,8 @@ async fn places_without_a_port_keep_the_clients_port_through_a_reload(version: V
 
 async fn a_port_that_is_added_to_the_clients_is_given_back_and_told(version: Version) {
     for (port, shown) in [("+100", "100"), ("-100", "4294967196")] {
-        let backend = written(&format!("server-template srv 2 127.0.0.9:{port} disabled"));
+        let backend =
+            written(&format!("server-template srv 2 127.0.0.9:{port} check port 9 disabled"));
         let Some(world) = World::start(version, Options::new([backend])).await else { return };
         let a = NamedServer::start("a", "127.0.0.2");
         world.ready(1, &a).await;
@@ -225,9 +226,9 @@ async fn a_persons_weight_of_zero_is_undone_without_ending_a_session(version: Ve
     });
 }
 
-/// An agent that answers the same to everybody, and how often it did.
+/// An agent beside the server on 127.0.0.2 that always answers the same, and how often it did.
 fn agent(says: &'static str) -> (u16, Arc<AtomicU64>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind("127.0.0.2:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let asked = Arc::new(AtomicU64::new(0));
     let counted = asked.clone();

@@ -60,6 +60,7 @@ impl Learnt {
             Command::SetAddress { .. }
             | Command::EnableHealth { .. }
             | Command::EnableAgent { .. }
+            | Command::SetAgentUp { .. }
             | Command::DelServer { .. } => {}
         }
     }
@@ -319,10 +320,17 @@ impl Planner<'_> {
             }
             Mode::Dynamic(_) | Mode::Slots => None,
         };
-        // A dynamic server's agent begins switched off, too.
+        // A dynamic server's agent begins switched off, too, and as one that has said no.
         let dynamic = matches!(self.target.mode, Mode::Dynamic(_));
-        let agent = (dynamic && server.has_agent && !server.agent_enabled)
-            .then(|| Command::EnableAgent { server: name.clone() });
+        let agent = if dynamic && server.has_agent && !server.agent_enabled {
+            let server = || name.clone();
+            vec![
+                Command::EnableAgent { server: server() },
+                Command::SetAgentUp { server: server() },
+            ]
+        } else {
+            Vec::new()
+        };
         let leave = Command::SetState { server: name.clone(), state };
         let mut commands = Vec::new();
         if enable.is_some() || server.check_enabled {
@@ -330,13 +338,14 @@ impl Planner<'_> {
             let gate = if self.learnt.static_weights { weight } else { Weight::ZERO };
             commands.extend(self.weigh(name, server.weight, gate));
             commands.extend(enable);
+            commands.extend(agent);
             commands.extend([leave, Command::SetHealthDown { server: name.clone() }]);
             commands.extend(self.weigh(name, gate.get(), weight));
         } else {
             commands.extend(self.weigh(name, server.weight, weight));
+            commands.extend(agent);
             commands.push(leave);
         }
-        commands.extend(agent);
         Step { urgency: Urgency::Start, commands }
     }
 

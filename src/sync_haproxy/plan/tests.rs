@@ -186,7 +186,16 @@ fn the_agent_of_a_dynamic_server_is_switched_on() {
     };
     let target = dynamic("check agent-check agent-port 9999", 0);
     let started = plan(&target, &one(SlotState::Ready), Some(&[new]), &Learnt::default());
-    assert_eq!(lines(&started).last().unwrap(), "enable agent app/srv1");
+    let expected = [
+        "set server app/srv1 weight 0",
+        "enable health app/srv1",
+        "enable agent app/srv1",
+        "set server app/srv1 agent up",
+        "set server app/srv1 state ready",
+        "set server app/srv1 health down",
+        "set server app/srv1 weight 100",
+    ];
+    assert_eq!(lines(&started), expected);
 }
 
 #[test]
