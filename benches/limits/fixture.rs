@@ -55,6 +55,7 @@ pub fn spec(slots: u32, weight: u8) -> BackendSpec {
         slots,
         ramp: Ramp::flat(Weight::saturating(weight.into())),
         drain_deadline: Duration::from_secs(30),
+        drain_at_least: Duration::ZERO,
         rest: Duration::from_secs(10),
         unplaced: Vec::new(),
     }
@@ -90,7 +91,7 @@ pub fn engine(haproxy: &Haproxy) -> Engine {
         keep_port: false,
         takes: Selector::Matching(Filter::default()),
         mode: Mode::Slots,
-        licence: Licence { take_over: true, allow_drop: true },
+        licence: Licence { take_over: true, allow_drop: true, end_sessions: false },
     };
     let client = lbctl::haproxy::Client::new(haproxy.unix(), lbctl::haproxy::Timeouts::default());
     Engine::new(client, vec![target])

@@ -80,7 +80,7 @@ fn measure_on(report: &mut Report, store: &str, world: &World) {
     });
 }
 
-fn wait_for_quiet(world: &World) {
+pub fn wait_for_quiet(world: &World) {
     let mut last = (revision(world), Instant::now());
     eventually("an end of the writes to the store", || {
         let now = revision(world);
@@ -91,7 +91,7 @@ fn wait_for_quiet(world: &World) {
     });
 }
 
-fn revision(world: &World) -> Revision {
+pub fn revision(world: &World) -> Revision {
     world.block_on(world.store.list(&keys::serve())).unwrap().revision
 }
 

@@ -11,6 +11,7 @@
     reason = "a bench is a program for people, and one that cannot go on ends"
 )]
 
+mod backends;
 mod bare;
 mod binary;
 mod fixture;
@@ -30,11 +31,12 @@ use report::Report;
 /// What can be picked by name, and how it is measured.
 type Section = (&'static str, fn(&mut Report));
 
-const SECTIONS: [Section; 8] = [
+const SECTIONS: [Section; 9] = [
     ("passes", passes::every_slot),
     ("small", passes::little_or_nothing),
     ("latency", latency::measure),
     ("idle", idle::measure),
+    ("backends", backends::measure),
     ("groups", groups::measure),
     ("planner", planner::measure),
     ("sessions", sessions::measure),

@@ -82,6 +82,7 @@ fn policy(slots: u32) -> Policy {
         slots,
         ramp: spec.ramp,
         drain_deadline: spec.drain_deadline,
+        drain_at_least: Duration::ZERO,
         rest: spec.rest,
         floors: Floors {
             max_drop_percent: 100,

@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::fmt;
 
 use super::Effective;
@@ -28,17 +29,23 @@ impl fmt::Display for Change {
 
 /// What differs between two readings, in the order of the second.
 pub fn changes(before: &[Effective], after: &[Effective]) -> Vec<Change> {
-    let value = |all: &[Effective], path: &str| {
-        all.iter().find(|e| e.path == path).and_then(|e| e.value.clone())
-    };
-    let gone = before.iter().filter(|e| after.iter().all(|other| other.path != e.path));
+    let (old, new) = (values(before), values(after));
+    let gone = before.iter().filter(|e| !new.contains_key(e.path.as_str()));
     let paths = after.iter().chain(gone).map(|effective| &effective.path);
+    let value = |all: &HashMap<&str, Option<&String>>, path: &str| {
+        all.get(path).copied().flatten().cloned()
+    };
     let change = |path: &String| Change {
         path: path.clone(),
-        before: value(before, path),
-        after: value(after, path),
+        before: value(&old, path),
+        after: value(&new, path),
     };
     paths.map(change).filter(|change| change.before != change.after).collect()
+}
+
+/// The first of a path, should there be several.
+fn values(all: &[Effective]) -> HashMap<&str, Option<&String>> {
+    all.iter().rev().map(|e| (e.path.as_str(), e.value.as_ref())).collect()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 mod foreign;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -45,6 +45,8 @@ pub struct Reader {
     problems: Vec<(usize, String)>,
     warnings: BTreeSet<String>,
     effective: Vec<Effective>,
+    /// Where each path stands among them.
+    noted: HashMap<String, usize>,
     aside: bool,
     /// The sections that were read otherwise.
     used: BTreeSet<String>,
@@ -82,6 +84,7 @@ impl Reader {
             problems: Vec::new(),
             warnings: BTreeSet::new(),
             effective: Vec::new(),
+            noted: HashMap::new(),
             aside: false,
             used: BTreeSet::new(),
         };
@@ -145,7 +148,7 @@ impl Reader {
 
     /// Where a setting's value came from, once it was read; `None` for a mistake.
     pub fn origin(&self, path: &str) -> Option<&Origin> {
-        self.effective.iter().find(|e| e.path == path).map(|e| &e.origin)
+        self.noted.get(path).and_then(|place| Some(&self.effective.get(*place)?.origin))
     }
 
     /// The members of a list of tables, as paths: `discover.backends[0]`, ….
@@ -288,7 +291,8 @@ impl Reader {
     }
 
     fn note(&mut self, path: &str, value: Option<&impl Setting>, origin: Origin) {
-        if !self.effective.iter().any(|e| e.path == path) {
+        if !self.noted.contains_key(path) {
+            self.noted.insert(path.to_owned(), self.effective.len());
             self.effective.push(Effective::new(path, value, origin));
         }
     }
@@ -338,6 +342,14 @@ enum Found<T> {
 /// Whether a path is the given one or below it.
 pub(super) fn is_within(path: &str, above: &str) -> bool {
     path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
+/// Whether one of these paths is the given one or below it.
+pub(super) fn any_is_within(paths: &BTreeSet<String>, above: &str) -> bool {
+    let begins = |start: String| {
+        paths.range(start.clone()..).next().is_some_and(|path| path.starts_with(&start))
+    };
+    paths.contains(above) || begins(format!("{above}.")) || begins(format!("{above}["))
 }
 
 fn section_of(path: &str) -> &str {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::SECTIONS;
 use super::document::{Node, Value};
-use super::reader::is_within;
+use super::reader::any_is_within;
 use super::source::variable_name;
 
 /// Variables that are no settings: the log filter and the files' names.
@@ -79,7 +79,7 @@ impl Unknown<'_> {
     }
 
     fn is_read(&self, path: &str) -> bool {
-        self.known.iter().chain(self.known_lists).any(|known| is_within(known, path))
+        any_is_within(self.known, path) || any_is_within(self.known_lists, path)
     }
 
     fn paths(&self) -> impl Iterator<Item = &str> {

@@ -27,7 +27,8 @@ fn tables(settings: &[Effective]) -> Vec<(&str, Vec<&Effective>)> {
     let is_set = |s: &&Effective| s.value.is_some() && s.origin != Origin::Default;
     for setting in settings.iter().filter(is_set) {
         let Some((table, _)) = setting.path.rsplit_once('.') else { continue };
-        match tables.iter_mut().find(|(path, _)| *path == table) {
+        // Mostly the last one: a table's settings are read one after the other.
+        match tables.iter_mut().rev().find(|(path, _)| *path == table) {
             Some((_, members)) => members.push(setting),
             None => tables.push((table, vec![setting])),
         }

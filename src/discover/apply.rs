@@ -158,6 +158,7 @@ mod tests {
             slots: 1,
             ramp: Ramp::flat(Weight::saturating(100)),
             drain_deadline: Duration::from_secs(1),
+            drain_at_least: Duration::ZERO,
             rest: Duration::from_secs(1),
             unplaced: Vec::new(),
         };

@@ -12,6 +12,7 @@ use super::hsdo::{self, Adoption, Hsdo};
 use super::plan::{Absences, ActionKind, Content, Places, Plan, Report, Table, World, plan};
 use super::report::{Reporter, Seen};
 use super::settings::BackendSettings;
+use super::shared::Shared;
 use super::sources::{Look, Source, SourceContext};
 use crate::daemon::Backoff;
 use crate::election::{Leadership, Standing};
@@ -20,7 +21,7 @@ use crate::model::{
     BackendName, EndpointId, HaproxyName, HaproxyReport, ServerAddress, SlotNumber, SlotState,
     Timestamp, keys,
 };
-use crate::store::{Mirror, Prefix, Revision, SharedStore, Watch};
+use crate::store::{Mirror, Revision, SharedStore, StoreLife, Watch};
 
 /// Keeps one backend's table equal to what its source sees.
 #[derive(Debug)]
@@ -54,6 +55,7 @@ const REPORTS_RETURN: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 struct Rebirth {
     count: u64,
+    life: StoreLife,
     at: Option<Revision>,
 }
 
@@ -72,11 +74,12 @@ pub enum Pass {
 
 impl Backend {
     /// Starts to watch and to look; waits for the store as long as it takes.
-    pub async fn open(store: SharedStore, settings: BackendSettings) -> Self {
-        let table = watch_prefix(&store, &keys::backend(&settings.name)).await;
-        let reports = watch_prefix(&store, &keys::haproxies()).await;
+    pub async fn open(shared: Shared, settings: BackendSettings) -> Self {
+        let table = watch_table(&shared, &settings.name).await;
+        let reports = shared.reports(&settings.name);
+        let store = shared.store.clone();
         let context = SourceContext {
-            store: store.clone(),
+            shared,
             backend: settings.name.clone(),
             look_every: settings.confirm.interval.min(Duration::from_secs(5)),
             max_weight: settings.policy.ramp.max,
@@ -147,11 +150,14 @@ impl Backend {
 
     /// Waits for news from the store or the source, and takes in all that is there.
     pub async fn hear(&mut self) -> anyhow::Result<()> {
-        tokio::select! {
-            _ = self.table.changed() => self.read = None,
-            _ = self.reports.changed() => {}
-            look = self.source.next() => self.take_look(look?),
-            seen = changed(&mut self.hsdo) => seen?,
+        loop {
+            tokio::select! {
+                _ = self.table.changed() => self.read = None,
+                _ = self.reports.changed() => {}
+                look = self.source.next() => if !self.take_look(look?) { continue },
+                seen = changed(&mut self.hsdo) => seen?,
+            }
+            break;
         }
         // A burst is one change: many servers that start at once are placed by one commit.
         loop {
@@ -165,15 +171,23 @@ impl Backend {
         }
     }
 
-    fn take_look(&mut self, look: Arc<Look>) {
+    /// Whether the look may change the plan: one that says the same again, and misses nobody, does
+    /// not.
+    fn take_look(&mut self, look: Arc<Look>) -> bool {
+        let last = self.look.as_ref().and_then(|last| last.result.as_ref().ok());
+        let same = last.is_some_and(|last| look.result.as_ref() == Ok(last));
+        let missed = self.absences.is_any();
         self.count_absences(&look, look.at);
         self.look = Some(look);
+        !same || missed || self.absences.is_any()
     }
 
     fn count_absences(&mut self, look: &Look, at: Instant) {
         match &look.result {
             Ok(answer) => {
-                let mut ready = self.read_table().ready();
+                let table = self.read_table();
+                let answer = &*answer.keeping(&table, self.settings.policy.floors.allow_drop);
+                let mut ready = table.ready();
                 if let Some(hsdo) = &mut self.hsdo {
                     hsdo.known(answer);
                     ready.extend(hsdo.holders());
@@ -201,9 +215,12 @@ impl Backend {
     fn notice_rebirth(&mut self) {
         let count = self.table.rebirths();
         if count == std::mem::replace(&mut self.rebirth.count, count) {
+            self.rebirth.life.clone_from(self.table.life());
             return;
         }
-        self.rebirth.at = Some(self.table.revision());
+        let life = std::mem::replace(&mut self.rebirth.life, self.table.life().clone());
+        // In another life no confirmation of the old one counts anyway.
+        self.rebirth.at = (life == self.rebirth.life).then_some(self.table.revision());
         self.committed = Revision::default();
         self.retry_at = None;
         self.absences.interrupted();
@@ -408,10 +425,12 @@ impl Backend {
         let (life, reborn_at) = (self.table.life().clone(), self.rebirth.at);
         let token = leadership.map(|leadership| leadership.token.0);
         let planned = tokio::task::spawn_blocking(move || {
+            let answer = look.as_ref().and_then(|look| look.result.as_ref().ok());
+            let answer = answer.map(|answer| answer.keeping(&table, policy.floors.allow_drop));
             plan(&World {
                 policy: &policy,
                 table: &table,
-                answer: look.as_ref().and_then(|look| look.result.as_ref().ok()),
+                answer: answer.as_deref(),
                 confirmed: &confirmed,
                 kept: &kept,
                 recent: &recent,
@@ -518,7 +537,7 @@ fn vanished(plan: &Plan) -> Vec<EndpointId> {
 /// for as long as it lives: it may serve any slot.
 fn reports(backend: &BackendName, mirror: &Mirror) -> Vec<Report> {
     let mut reports = Vec::new();
-    for entry in mirror.entries().values() {
+    for entry in mirror.entries().values().filter(|entry| entry.is_held()) {
         match entry.json::<HaproxyReport>() {
             Ok(mut report) => {
                 let gone = report.pid.is_none();
@@ -545,11 +564,11 @@ fn reports(backend: &BackendName, mirror: &Mirror) -> Vec<Report> {
     reports
 }
 
-async fn watch_prefix(store: &SharedStore, prefix: &Prefix) -> Watch {
+async fn watch_table(shared: &Shared, backend: &BackendName) -> Watch {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-    let mut health = crate::daemon::Health::new(format!("watching {prefix}"));
+    let mut health = crate::daemon::Health::new(format!("watching table {backend}"));
     loop {
-        match store.watch(prefix).await {
+        match shared.table(backend).await {
             Ok(watch) => {
                 health.succeeded();
                 return watch;

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use super::backend::{Backend, Pass};
 use super::output::{PlannedBackend, PlannedRow};
 use super::report::{Board, Reporter, describe};
 use super::settings::{BackendSettings, Settings};
+use super::shared::Shared;
 use crate::daemon::{Context, OwnedTask, Reload, spawn_owned};
 use crate::election::{Candidate, Leadership, Options, Standing};
 use crate::error::{CommandError, CommandResult, Kind};
@@ -48,9 +49,9 @@ pub async fn run(
     Ok(())
 }
 
-/// The backends of this process. Each is on its own: its watches, its source, its election.
+/// The backends of this process. Each is on its own: its table, its source, its election.
 struct Fleet {
-    store: SharedStore,
+    shared: Shared,
     id: CandidateId,
     ttl: Duration,
     context: Context,
@@ -70,7 +71,7 @@ type Ending = std::pin::Pin<Box<dyn Future<Output = (BackendName, Ended)> + Send
 impl Fleet {
     fn new(store: SharedStore, settings: &Settings, context: Context) -> Self {
         Self {
-            store,
+            shared: Shared::new(store, settings.backends.len(), settings.ttl),
             id: settings.id.clone(),
             ttl: settings.ttl,
             board: Board::new(context.status.clone()),
@@ -82,11 +83,13 @@ impl Fleet {
 
     /// Starts, stops and restarts backends, so that these and no others run.
     async fn set(&mut self, backends: Vec<BackendSettings>) {
+        self.shared = self.shared.of(backends.len());
         let wanted: BTreeMap<_, _> = backends.into_iter().map(|b| (b.name.clone(), b)).collect();
         let unwanted = |(name, member): (&BackendName, &Member)| {
             (wanted.get(name) != Some(&member.settings)).then(|| name.clone())
         };
-        let mut stopping: Vec<BackendName> = self.members.iter().filter_map(unwanted).collect();
+        let mut stopping: BTreeSet<BackendName> =
+            self.members.iter().filter_map(unwanted).collect();
         for name in &stopping {
             if let Some(member) = self.members.remove(name) {
                 member.stop.cancel();
@@ -95,7 +98,7 @@ impl Fleet {
         while !stopping.is_empty()
             && let Some((name, _)) = self.running.next().await
         {
-            stopping.retain(|waited| *waited != name);
+            stopping.remove(&name);
         }
         for (name, settings) in wanted {
             if !self.members.contains_key(&name) {
@@ -109,7 +112,7 @@ impl Fleet {
         let options = election(&name, &self.id, self.ttl);
         let reporter = Reporter::new(&settings, &self.context, self.board.clone());
         let task = spawn_owned(lead_or_follow(
-            self.store.clone(),
+            self.shared.clone(),
             settings.clone(),
             options,
             reporter,
@@ -135,15 +138,15 @@ async fn ending(name: BackendName, task: OwnedTask<anyhow::Result<()>>) -> (Back
 
 /// Runs one backend until it is stopped, then hands over at once.
 async fn lead_or_follow(
-    store: SharedStore,
+    shared: Shared,
     settings: BackendSettings,
     options: Options,
     reporter: Reporter,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let candidate = Candidate::start(store.clone(), options);
+    let candidate = shared.elections.stand(options);
     let run = async {
-        let backend = Backend::open(store, settings).await;
+        let backend = Backend::open(shared, settings).await;
         backend.run(candidate.standing(), reporter, stop.clone()).await
     };
     let result = tokio::select! {
@@ -163,31 +166,33 @@ fn election(backend: &BackendName, id: &CandidateId, ttl: Duration) -> Options {
 /// Plans every backend once, without writing.
 pub async fn dry_run(settings: Settings) -> CommandResult<Vec<PlannedBackend>> {
     let store = settings.store.open().await?;
-    let plans = settings.backends.into_iter().map(|backend| once(store.clone(), backend, None));
+    let shared = Shared::new(store, settings.backends.len(), settings.ttl);
+    let plans = settings.backends.into_iter().map(|backend| once(shared.clone(), backend, None));
     try_join_all(plans).await
 }
 
 /// Plans every backend once and writes that, as the leader.
 pub async fn run_once(settings: Settings) -> CommandResult<Vec<PlannedBackend>> {
     let store = settings.store.open().await?;
+    let shared = Shared::new(store, settings.backends.len(), settings.ttl);
     let plans = settings.backends.into_iter().map(|backend| {
         let options = election(&backend.name, &settings.id, settings.ttl);
-        lead_once(store.clone(), backend, options)
+        lead_once(shared.clone(), backend, options)
     });
     try_join_all(plans).await
 }
 
 async fn lead_once(
-    store: SharedStore,
+    shared: Shared,
     settings: BackendSettings,
     options: Options,
 ) -> CommandResult<PlannedBackend> {
     // A leader that was killed holds the key until its lease ends.
     let patience = options.ttl + Duration::from_secs(5);
-    let candidate = Candidate::start(store.clone(), options);
+    let candidate = shared.elections.stand(options);
     let won = tokio::time::timeout(patience, leads(&candidate)).await;
     let result = match won {
-        Ok(Some(leadership)) => once(store, settings, Some(&leadership)).await,
+        Ok(Some(leadership)) => once(shared, settings, Some(&leadership)).await,
         _ => Err(not_leading(&settings.name, &candidate.standing().borrow())),
     };
     candidate.resign().await;
@@ -228,7 +233,7 @@ fn replaced(backend: &BackendName) -> CommandError {
 
 /// Passes until nothing is left to write now. Without a leadership nothing is written.
 async fn once(
-    store: SharedStore,
+    shared: Shared,
     settings: BackendSettings,
     leadership: Option<&Leadership>,
 ) -> CommandResult<PlannedBackend> {
@@ -238,7 +243,7 @@ async fn once(
     // Whether the leadership has no work left, as far as is known.
     let mut done = false;
     let passes = async {
-        let mut backend = Backend::open(store, settings).await;
+        let mut backend = Backend::open(shared, settings).await;
         let mut reporter = Reporter::silent(backend.name().clone());
         match leadership {
             Some(_) => backend.lead_hsdo(leadership),
@@ -331,7 +336,8 @@ mod tests {
             let leader = || self.leadership.key.clone();
             let other = LeaderRecord { id: "other".to_owned(), since: None }.to_value();
             let _deleted = self.inner.commit(Txn::new().delete(leader())).await?;
-            self.inner.commit(Txn::new().put(leader(), other)).await.map(|_| ())
+            let lease = self.inner.grant(Duration::from_secs(60)).await?.id;
+            self.inner.commit(Txn::new().put_leased(leader(), other, lease)).await.map(|_| ())
         }
     }
 
@@ -411,7 +417,12 @@ mod tests {
         let leadership = leads(&candidate).await.unwrap();
         let taken = AtomicBool::new(false);
         let store = TakenOver { inner: inner.clone(), leadership: leadership.clone(), taken };
-        let planned = once(Arc::new(store), settings, Some(&leadership)).await;
+        let planned = once(
+            Shared::new(Arc::new(store), 1, Duration::from_secs(10)),
+            settings,
+            Some(&leadership),
+        )
+        .await;
         let written = inner.list(&slots).await.unwrap().entries.len();
         (planned.map(|planned| planned.plan.actions.len()), written)
     }

@@ -57,6 +57,7 @@ fn policy() -> Policy {
         slots: 4,
         ramp: Ramp::default(),
         drain_deadline: 30 * second,
+        drain_at_least: Duration::ZERO,
         rest: 10 * second,
         floors: Floors {
             max_drop_percent: 50,

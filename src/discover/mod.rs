@@ -9,7 +9,9 @@ mod hsdo;
 mod output;
 pub mod plan;
 mod report;
+mod reports;
 mod settings;
+mod shared;
 pub mod sources;
 
 pub use settings::{BackendSettings, Confirm, Settings};
@@ -133,6 +135,11 @@ struct Tuning {
     #[arg(long, value_name = "DURATION", help_heading = "Slots")]
     drain_deadline: Option<String>,
 
+    /// How long a server drains even if no HAProxy has a session on it: for clients that come back
+    /// to their server, as with cookies [default: 0s]
+    #[arg(long, value_name = "DURATION", help_heading = "Slots")]
+    drain_at_least: Option<String>,
+
     /// Refuse to remove more of the servers than this within --drop-window [default: 50]
     #[arg(long, value_name = "PERCENT", help_heading = "Safety")]
     max_drop_percent: Option<String>,
@@ -231,6 +238,7 @@ impl Given {
             weight_interval,
             rest,
             drain_deadline,
+            drain_at_least,
             max_drop_percent,
             min_servers,
             allow_drop,
@@ -253,6 +261,7 @@ impl Given {
             .set(&path("weight-interval"), "--weight-interval", weight_interval.as_ref())
             .set(&path("rest"), "--rest", rest.as_ref())
             .set(&path("drain-deadline"), "--drain-deadline", drain_deadline.as_ref())
+            .set(&path("drain-at-least"), "--drain-at-least", drain_at_least.as_ref())
             .set(&path("max-drop-percent"), "--max-drop-percent", max_drop_percent.as_ref())
             .set(&path("min-servers"), "--min-servers", min_servers.as_ref())
             .set(&path("allow-drop"), "--allow-drop", allow_drop.then_some(true))

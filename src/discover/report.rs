@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use serde::Serialize;
@@ -53,23 +52,15 @@ struct Said {
 
 /// The part `discover` of `/status`: every backend's word.
 #[derive(Debug, Clone)]
-pub struct Board {
-    status: StatusBoard,
-    backends: Arc<Mutex<BTreeMap<BackendName, Value>>>,
-}
+pub struct Board(StatusBoard);
 
 impl Board {
     pub fn new(status: StatusBoard) -> Self {
-        Self { status, backends: Arc::default() }
+        Self(status)
     }
 
     fn publish(&self, backend: &BackendName, value: Option<Value>) {
-        let mut backends = self.backends.lock().unwrap_or_else(PoisonError::into_inner);
-        match value {
-            Some(value) => backends.insert(backend.clone(), value),
-            None => backends.remove(backend),
-        };
-        self.status.publish("discover", &json!({ "backends": &*backends }));
+        self.0.publish_member("discover", "backends", backend.as_str(), value);
     }
 }
 

@@ -141,6 +141,7 @@ struct Common {
     weight_interval: Duration,
     rest: Duration,
     drain_deadline: Duration,
+    drain_at_least: Duration,
     floors: Floors,
     confirm: Confirm,
     options: SourceOptions,
@@ -160,6 +161,7 @@ impl Default for Common {
             weight_interval: ramp.interval,
             rest: Duration::from_secs(10),
             drain_deadline: Duration::from_secs(30),
+            drain_at_least: Duration::ZERO,
             floors: Floors {
                 max_drop_percent: 50,
                 min_servers: 1,
@@ -187,6 +189,7 @@ impl Common {
             weight_interval: reader.get(&path("weight-interval"), default.weight_interval),
             rest: reader.get(&path("rest"), default.rest),
             drain_deadline: reader.get(&path("drain-deadline"), default.drain_deadline),
+            drain_at_least: reader.get(&path("drain-at-least"), default.drain_at_least),
             floors: Floors {
                 max_drop_percent: reader.get(&path("max-drop-percent"), floors.max_drop_percent),
                 min_servers: reader.get(&path("min-servers"), floors.min_servers),
@@ -230,6 +233,7 @@ impl Common {
             slots: self.slots?,
             ramp,
             drain_deadline: self.drain_deadline,
+            drain_at_least: self.drain_at_least,
             rest: self.rest,
             floors: self.floors,
             drain_vanished: source.drains_vanished(),
@@ -249,6 +253,8 @@ impl Common {
         demand("slots", (1..=most).contains(&slots), format!("from 1 to {most}"));
         demand("max-drop-percent", self.floors.max_drop_percent <= 100, "from 0 to 100".into());
         demand("confirm-passes", self.confirm.passes > 0, "1 or more".into());
+        let within = self.drain_at_least <= self.drain_deadline;
+        demand("drain-at-least", within, "drain-deadline or less".into());
         let least = Duration::from_millis(100);
         let interval = format!("{} or more", format_duration(least));
         demand("confirm-interval", self.confirm.interval >= least, interval);

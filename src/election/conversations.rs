@@ -107,7 +107,9 @@ fn a_campaign_with_an_unknown_outcome_is_decided_by_reading_back() {
 fn a_campaign_that_left_no_key_ends_its_lease_so_that_it_cannot_win_later() {
     let mut talk = Talk::campaign();
     talk.answer(3, Answer::Failed);
-    assert_eq!(talk.answer(4, Answer::Read(None)), [Effect::Revoke(LeaseId(5))]);
+    let why = machine::NOT_READ_BACK;
+    let effects = talk.answer(4, Answer::Read(None));
+    assert_eq!(effects, [Effect::GaveUp { why }, Effect::Revoke(LeaseId(5))]);
     assert_eq!(talk.tell(Input::Tick), [], "the next try waits");
     assert_eq!(talk.at(0.05), [Effect::Read(5)]);
 }
@@ -118,7 +120,8 @@ fn a_win_that_is_heard_of_after_the_lease_may_have_ended_is_no_win() {
     talk.answer(3, Answer::Campaigned);
     talk.now = seconds(9.0);
     let effects = talk.answer(4, Answer::Read(Some(holder(7, 5))));
-    assert_eq!(effects, [Effect::Revoke(LeaseId(5))]);
+    let why = machine::NOT_IN_TIME;
+    assert_eq!(effects, [Effect::GaveUp { why }, Effect::Revoke(LeaseId(5))]);
 }
 
 #[test]
@@ -243,4 +246,75 @@ fn tries_at_a_store_that_is_away_become_rarer() {
     assert_eq!(waits[1], Duration::from_millis(25));
     assert_eq!(waits[2], Duration::from_millis(50));
     assert_eq!(waits[11], TTL / 8, "half of the limit, without jitter");
+}
+
+#[test]
+fn a_candidate_believes_its_key_though_revisions_have_gone_back_unheard() {
+    let mut talk = Talk::new();
+    talk.at(0.0);
+    talk.answer(1, Answer::Read(Some(holder(990, 1))));
+    let gone = talk.tell(Input::Gone(Revision(1000)));
+    assert_eq!(gone, [follows(None), Effect::Grant(2)]);
+    // The store is rebuilt here.
+    talk.answer(2, Answer::Granted(Lease { id: LeaseId(5), ttl: TTL }));
+    talk.answer(3, Answer::Campaigned);
+    let leads = Effect::Lead { token: Revision(7), until: seconds(9.0) };
+    assert_eq!(talk.answer(4, Answer::Read(Some(holder(7, 5)))), [leads]);
+    assert_eq!(talk.tell(Input::Reborn(Revision(8), Some(holder(7, 5)))), []);
+}
+
+#[test]
+fn campaigns_that_are_given_up_become_rarer_though_each_is_heard_of() {
+    let mut talk = Talk::new();
+    let mut campaigns = Vec::new();
+    let (mut revision, mut effects) = (0, talk.at(0.0));
+    while talk.now < TTL * 2 {
+        // Whatever it writes is gone at once, as if somebody deletes every leader key.
+        let (call, answer) = match effects.first() {
+            Some(Effect::Read(call)) => (*call, Answer::Read(None)),
+            Some(Effect::Grant(call)) => {
+                campaigns.push(talk.now);
+                let lease = Lease { id: LeaseId(*call), ttl: TTL };
+                (*call, Answer::Granted(lease))
+            }
+            Some(Effect::Campaign(call, _)) => (*call, Answer::Campaigned),
+            _ => {
+                talk.now = talk.machine.wake_at().unwrap();
+                effects = talk.tell(Input::Tick);
+                continue;
+            }
+        };
+        effects = talk.answer(call, answer);
+        if matches!(effects.first(), Some(Effect::GaveUp { .. })) {
+            revision += 2;
+            talk.tell(Input::Seen(holder(revision, call)));
+            effects = talk.tell(Input::Gone(Revision(revision + 1)));
+        }
+    }
+    assert!((5..30).contains(&campaigns.len()), "{campaigns:?}");
+}
+
+#[test]
+fn a_leader_whose_store_was_replaced_stops_unless_its_key_is_there() {
+    let mut talk = Talk::leader();
+    assert_eq!(talk.tell(Input::Reborn(Revision(3), Some(holder(7, 5)))), []);
+    let why = machine::STORE_REPLACED;
+    let effects = talk.tell(Input::Reborn(Revision(3), None));
+    assert_eq!(effects[..2], [Effect::StepDown { why }, Effect::Revoke(LeaseId(5))]);
+    let mut talk = Talk::leader();
+    let effects = talk.tell(Input::Reborn(Revision(9), Some(holder(5, 4))));
+    assert_eq!(effects[0], Effect::StepDown { why });
+    assert_eq!(effects[2], follows(Some(holder(5, 4))));
+}
+
+#[test]
+fn a_leader_key_without_a_lease_is_deleted_and_campaigned_for() {
+    let mut talk = Talk::new();
+    talk.at(0.0);
+    let ownerless = Holder { lease: None, ..holder(3, 1) };
+    let effects = talk.answer(1, Answer::Read(Some(ownerless)));
+    assert_eq!(effects, [Effect::Clear(2, Revision(3))]);
+    assert_eq!(talk.answer(2, Answer::Cleared), []);
+    assert_eq!(talk.at(0.05), [Effect::Read(3)]);
+    assert_eq!(talk.answer(3, Answer::Read(None)), [Effect::Grant(4)]);
 }

@@ -1,37 +1,41 @@
 //! Runs the state machine of an election on a store.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::clock::Clock;
+use super::lease::{self, Hold, Home, SharedLease};
 use super::machine::{self, Answer, CallId, Effect, Input, Machine, Moment};
 use super::metrics::Metrics;
 use super::view::Holder;
-use super::{FencingToken, LeaderRecord, Leadership, Options, Standing, timing};
-use crate::daemon::{Backoff, Health, OwnedTask, spawn_owned};
+use super::{Elections, FencingToken, LeaderRecord, Leadership, Options, Standing, timing};
+use crate::daemon::Health;
 use crate::model::{Timestamp, keys};
 use crate::store::{
-    Change, Entry, ErrorKind, Guard, Key, LeaseId, Listing, Result, Revision, SharedStore, Txn,
-    WatchEvent,
+    Change, Entry, ErrorKind, Guard, Key, LeaseId, Listing, Result, Revision, SharedStore,
+    StoreLife, Txn, WatchEvent,
 };
 
 /// Stands until told to resign.
 pub(super) async fn drive(
-    store: SharedStore,
+    elections: Elections,
     options: Options,
     told: watch::Sender<Standing>,
     resign: CancellationToken,
     resigned: CancellationToken,
 ) {
     let _resigned = resigned.drop_guard();
-    let (mut news, _watching) = watch_leader(store.clone(), keys::election(&options.name));
-    let mut driver = Driver::new(store, options, told);
+    let mut leader = elections.leaders.watch(options.name.as_str());
+    let mut lives = Lives::default();
+    let mut driver = Driver::new(elections, options, told);
     let mut resigning = false;
     driver.feed(Input::Tick);
     while !driver.stopped {
@@ -42,7 +46,10 @@ pub(super) async fn drive(
                 Input::Resign
             }
             (id, answer) = answered(&mut driver.call) => driver.take_in(id, answer),
-            Some(input) = news.recv() => input,
+            event = leader.next_event() => match lives.news_of(&driver.key, event) {
+                Some(input) => input,
+                None => continue,
+            },
             Some(()) = driver.endings.next() => continue,
             () = sleep_until(wake) => Input::Tick,
         };
@@ -61,9 +68,22 @@ struct Driver {
     clock: Clock,
     told: watch::Sender<Standing>,
     leading: Option<Held>,
+    /// The lease that leaders of this process share, if they do.
+    shared: Option<SharedLease>,
+    /// The key of the last leadership, until it is given up.
+    hold: Option<Hold>,
+    /// Those that all candidates of this process have for campaigns.
+    turns: Arc<Semaphore>,
+    /// Held during a campaign.
+    turn: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
     call: Option<Call>,
     endings: FuturesUnordered<BoxFuture<'static, ()>>,
+    /// Whether the store answers.
     health: Health,
+    /// Whether campaigns come to an end.
+    campaigns: Health,
+    /// Whether the request under way tells how the store is.
+    health_counts: bool,
     metrics: Metrics,
     stopped: bool,
 }
@@ -82,7 +102,7 @@ struct Held {
 }
 
 impl Driver {
-    fn new(store: SharedStore, mut options: Options, told: watch::Sender<Standing>) -> Self {
+    fn new(elections: Elections, mut options: Options, told: watch::Sender<Standing>) -> Self {
         options.ttl = options.ttl.max(timing::SHORTEST_TTL);
         Self {
             key: keys::election(&options.name),
@@ -92,9 +112,15 @@ impl Driver {
             call: None,
             endings: FuturesUnordered::new(),
             health: Health::new(format!("the election {}", options.name)),
+            campaigns: Health::new(format!("standing in the election {}", options.name)),
+            health_counts: true,
             metrics: Metrics::new(&options.name),
             stopped: false,
-            store,
+            store: elections.store,
+            shared: elections.lease,
+            hold: None,
+            turns: elections.turns,
+            turn: Arc::default(),
             options,
             told,
         }
@@ -117,8 +143,10 @@ impl Driver {
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Grant(id) => {
-                let (store, ttl) = (self.store.clone(), self.options.ttl);
-                self.send(id, async move { Ok(Answer::Granted(store.grant(ttl).await?)) });
+                let granted = self.grant();
+                self.send(id, granted);
+                // Who only waits for its turn is not kept waiting by the store.
+                self.health_counts = false;
             }
             Effect::Campaign(id, lease) => self.send(id, self.campaign(lease)),
             Effect::Read(id) => {
@@ -127,11 +155,16 @@ impl Driver {
                 self.send(id, read);
             }
             Effect::KeepAlive(id, lease) => {
-                let store = self.store.clone();
-                self.send(id, async move { Ok(Answer::Renewed(store.keep_alive(lease).await?)) });
+                let kept = self.keep_alive(lease);
+                self.send(id, async move { Ok(Answer::Renewed(kept.await?)) });
             }
-            Effect::Resign(id, token, lease) => self.send(id, self.give_up(token, lease)),
-            Effect::Revoke(lease) => self.endings.push(Box::pin(revoke(self.store.clone(), lease))),
+            Effect::Clear(id, created) => self.send(id, self.clear(created)),
+            Effect::GaveUp { why } => self.campaigns.failed(&why),
+            Effect::Resign(id, token, lease) => {
+                let given_up = self.give_up(token, lease);
+                self.send(id, given_up);
+            }
+            Effect::Revoke(lease) => self.end(lease),
             Effect::Lead { token, until } => self.lead(token, until),
             Effect::Extend { until } => {
                 if let Some(held) = &self.leading {
@@ -148,38 +181,94 @@ impl Driver {
         let call = Call { id, sent: Instant::now(), answer: Box::pin(answer) };
         let given_up = self.call.replace(call);
         let deadline = timing::call_deadline(self.options.ttl);
-        if given_up.is_some_and(|call| call.sent.elapsed() >= deadline) {
+        let counts = std::mem::replace(&mut self.health_counts, true);
+        if counts && given_up.is_some_and(|call| call.sent.elapsed() >= deadline) {
             self.health.failed(&"the store does not answer in time");
         }
     }
 
+    fn record(&self) -> Bytes {
+        LeaderRecord { id: self.options.id.to_string(), since: Some(Timestamp::now()) }.to_value()
+    }
+
+    /// Asks for a lease once it is this candidate's turn, which ends with the campaign.
+    fn grant(&self) -> impl Future<Output = Result<Answer>> + use<> {
+        let (store, ttl) = (self.store.clone(), self.options.ttl);
+        let (turns, turn) = (self.turns.clone(), self.turn.clone());
+        async move {
+            // It is never closed.
+            let permit = turns.acquire_owned().await.ok();
+            let lease = store.grant(ttl).await?;
+            *turn.lock().unwrap_or_else(PoisonError::into_inner) = permit;
+            Ok(Answer::Granted(lease))
+        }
+    }
+
+    fn end_turn(&self) {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
     fn campaign(&self, lease: LeaseId) -> impl Future<Output = Result<Answer>> + use<> {
-        let record =
-            LeaderRecord { id: self.options.id.to_string(), since: Some(Timestamp::now()) };
-        let txn = Txn::new().guard(Guard::Absent(self.key.clone())).put_leased(
-            self.key.clone(),
-            record.to_value(),
-            lease,
-        );
+        let absent = Guard::Absent(self.key.clone());
+        let txn = Txn::new().guard(absent).put_leased(self.key.clone(), self.record(), lease);
         let store = self.store.clone();
         // The key is read back, whatever the answer is.
         async move { store.commit(txn).await.map(|_commit| Answer::Campaigned) }
     }
 
-    /// The delete frees the key at once, the revocation also if the delete's outcome is unknown.
-    fn give_up(
-        &self,
-        token: Revision,
-        lease: LeaseId,
-    ) -> impl Future<Output = Result<Answer>> + use<> {
-        let own = Guard::CreatedAt(self.key.clone(), token);
-        let txn = Txn::new().guard(own).delete(self.key.clone());
+    /// Deletes a leader key that is on no lease and so would be there for ever.
+    fn clear(&self, created: Revision) -> impl Future<Output = Result<Answer>> + use<> {
+        let (key, store) = (self.key.clone(), self.store.clone());
+        tracing::warn!(%key, "the leader key is on no lease, as if it was imported or put by hand: deleting it");
+        let txn = Txn::new().guard(Guard::CreatedAt(key.clone(), created)).delete(key);
+        async move { store.commit(txn).await.map(|_commit| Answer::Cleared) }
+    }
+
+    fn keep_alive(&self, own: LeaseId) -> BoxFuture<'static, Result<Duration>> {
         let store = self.store.clone();
-        async move {
-            let deleted = store.commit(txn).await;
+        match self.shared.clone().zip(self.hold.clone()) {
+            None => Box::pin(async move { store.keep_alive(own).await }),
+            Some((shared, hold)) => {
+                let hold = Hold { own, ..hold };
+                Box::pin(async move { hold.keep_alive(&store, &shared).await })
+            }
+        }
+    }
+
+    /// Ends a campaign's lease, and takes back a key that is not on it any more.
+    fn end(&mut self, lease: LeaseId) {
+        self.end_turn();
+        self.endings.push(Box::pin(revoke(self.store.clone(), lease)));
+        if let Some((shared, hold)) = self.moved() {
+            self.endings.push(Box::pin(async move {
+                let deleted =
+                    timeout(timing::LAST_CALL_DEADLINE, shared.give_up(&hold.key, hold.token));
+                if !matches!(deleted.await, Ok(Ok(_))) {
+                    tracing::debug!(key = %hold.key, "a leader key is deleted later");
+                }
+            }));
+        }
+    }
+
+    /// The key of the last leadership, where it may be on the shared lease; it is not asked for
+    /// again.
+    fn moved(&mut self) -> Option<(SharedLease, Hold)> {
+        let hold = self.hold.take()?;
+        self.shared.clone().zip(Some(hold).filter(|hold| hold.home() != Home::Own))
+    }
+
+    /// The delete frees the key at once, the revocation also if the delete's outcome is unknown.
+    fn give_up(&mut self, token: Revision, lease: LeaseId) -> BoxFuture<'static, Result<Answer>> {
+        let (store, key) = (self.store.clone(), self.key.clone());
+        if let Some((shared, _)) = self.moved() {
+            let deleted = async move { shared.give_up(&key, token).await };
+            return Box::pin(async move { deleted.await.map(|_commit| Answer::Resigned) });
+        }
+        Box::pin(async move {
+            let deleted = lease::delete(&store, &key, token).await;
             store.revoke(lease).await?;
             deleted.map(|_commit| Answer::Resigned)
-        }
+        })
     }
 
     /// Turns an answer into the machine's input.
@@ -199,7 +288,16 @@ impl Driver {
     }
 
     fn lead(&mut self, token: Revision, until: Duration) {
+        self.campaigns.succeeded();
+        self.end_turn();
         tracing::info!(election = %self.options.name, %token, "leading");
+        self.hold = Some(Hold {
+            key: self.key.clone(),
+            token,
+            own: LeaseId(0),
+            record: self.record(),
+            home: Arc::default(),
+        });
         let token = FencingToken(token);
         let leadership = Leadership::new(token, self.key.clone(), self.clock, until);
         let lost = leadership.lost.clone().drop_guard();
@@ -224,6 +322,7 @@ impl Driver {
     fn follow(&mut self, leader: Option<Holder>) {
         match &leader {
             Some(holder) => {
+                self.campaigns.succeeded();
                 let (leader, token) = (&holder.id, holder.created);
                 tracing::info!(election = %self.options.name, leader, %token, "following");
             }
@@ -252,44 +351,36 @@ async fn revoke(store: SharedStore, lease: LeaseId) {
     }
 }
 
-/// Watches the leader key for as long as the task lives.
-fn watch_leader(store: SharedStore, key: Key) -> (mpsc::Receiver<Input>, OwnedTask<()>) {
-    let (news, heard) = mpsc::channel(16);
-    let task = spawn_owned(async move {
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
-        let mut watch = loop {
-            match store.watch(&keys::elections()).await {
-                Ok(watch) => break watch,
-                // The machine's own reads fail as well, and are reported.
-                Err(error) => tracing::debug!(%error, "cannot watch the leader key yet"),
-            }
-            backoff.wait().await;
-        };
-        loop {
-            if let Some(input) = news_of(&key, watch.next_event().await)
-                && news.send(input).await.is_err()
-            {
-                return;
-            }
-        }
-    });
-    (heard, task)
+/// In which life of the store the watch is, and how far.
+#[derive(Debug, Default)]
+struct Lives {
+    life: StoreLife,
+    revision: Revision,
 }
 
-fn news_of(key: &Key, event: WatchEvent) -> Option<Input> {
-    match event {
-        WatchEvent::Reset(Listing { revision, entries, .. }) => {
-            let found = entries.into_iter().find(|entry| entry.key == *key);
-            Some(found.map_or(Input::Gone(revision), |entry| Input::Seen(holder(entry))))
+impl Lives {
+    fn news_of(&mut self, key: &Key, event: WatchEvent) -> Option<Input> {
+        match event {
+            WatchEvent::Reset(Listing { life, revision, entries }) => {
+                let reborn = self.life.is_other(&life) || revision < self.revision;
+                *self = Self { life, revision };
+                let found = entries.into_iter().find(|entry| entry.key == *key).map(holder);
+                Some(match found {
+                    found if reborn => Input::Reborn(revision, found),
+                    Some(holder) => Input::Seen(holder),
+                    None => Input::Gone(revision),
+                })
+            }
+            WatchEvent::Changed(changes) => {
+                self.revision = changes.first().map_or(self.revision, Change::revision);
+                let change = changes.into_iter().find(|change| change.key() == key)?;
+                Some(match change {
+                    Change::Put(entry) => Input::Seen(holder(entry)),
+                    Change::Delete { revision, .. } => Input::Gone(revision),
+                })
+            }
+            WatchEvent::Interrupted(_) => None,
         }
-        WatchEvent::Changed(changes) => {
-            let change = changes.into_iter().find(|change| change.key() == key)?;
-            Some(match change {
-                Change::Put(entry) => Input::Seen(holder(entry)),
-                Change::Delete { revision, .. } => Input::Gone(revision),
-            })
-        }
-        WatchEvent::Interrupted(_) => None,
     }
 }
 
@@ -300,8 +391,6 @@ fn holder(entry: Entry) -> Holder {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::election::{Candidate, clock};
     use crate::store::{Commit, MemoryStore, Store as _};
@@ -383,6 +472,44 @@ mod tests {
         assert!(woken.elapsed() < TTL / 2, "took {:?}", woken.elapsed());
         // Here the lease has lived on, so that the same candidate comes back.
         assert!(leadership(&a).await.token > first.token);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_leads_again_after_a_store_was_lost_or_put_back_and_nobody_writes_without_a_pause()
+    {
+        let store = MemoryStore::new();
+        let (a, b) = (candidate(&store, "a"), candidate(&store, "b"));
+        let anybody = async || tokio::select! { l = leadership(&a) => l, l = leadership(&b) => l };
+        let old = store.copy();
+        for number in 0..1000 {
+            let put = Txn::new().put("k".parse().unwrap(), number.to_string());
+            let _written = store.commit(put).await.unwrap();
+        }
+        for copy in [old, MemoryStore::new().copy()] {
+            let first = anybody().await;
+            store.restore(copy);
+            first.lost.cancelled().await;
+            let second = anybody().await;
+            tokio::time::sleep(TTL * 3).await;
+            assert!(second.is_held(), "it leads on");
+            let revision = store.list(&keys::elections()).await.unwrap().revision;
+            assert!(revision.0 < 20, "{revision} commits");
+            for number in 0..100 {
+                let put = Txn::new().put("k".parse().unwrap(), number.to_string());
+                let _written = store.commit(put).await.unwrap();
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_key_without_a_lease_keeps_nobody_out() {
+        let store = MemoryStore::new();
+        let key = keys::election(&"test".parse().unwrap());
+        let imported = LeaderRecord { id: "gone".into(), since: None }.to_value();
+        let _put = store.commit(Txn::new().put(key, imported)).await.unwrap();
+        let candidate = candidate(&store, "a");
+        let leadership = tokio::time::timeout(TTL, leadership(&candidate));
+        leadership.await.expect("it takes over soon");
     }
 
     #[tokio::test(start_paused = true)]

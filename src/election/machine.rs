@@ -34,6 +34,9 @@ pub(super) enum Input {
     Seen(Holder),
     /// The leader key did not exist at this revision, by watch.
     Gone(Revision),
+    /// By watch: the store began another life, or its revisions have gone back. What there is of the
+    /// leader key now, at this revision.
+    Reborn(Revision, Option<Holder>),
     /// Give up for good.
     Resign,
 }
@@ -51,6 +54,8 @@ pub(super) enum Answer {
     LeaseExpired,
     /// To a resignation.
     Resigned,
+    /// To the deletion of a key without a lease.
+    Cleared,
     /// An error of any kind, or an outcome that is not known.
     Failed,
 }
@@ -67,8 +72,14 @@ pub(super) enum Effect {
     KeepAlive(CallId, LeaseId),
     /// Delete the leader key if this revision created it, and end the lease.
     Resign(CallId, Revision, LeaseId),
+    /// Delete the leader key, which is on no lease, if this revision created it.
+    Clear(CallId, Revision),
     /// End a lease; the outcome does not matter.
     Revoke(LeaseId),
+    /// A campaign has come to nothing, though nobody else has won.
+    GaveUp {
+        why: &'static str,
+    },
     /// Be the leader until then.
     Lead {
         token: Revision,
@@ -98,6 +109,15 @@ pub(super) const LEASE_ENDED: &str = "the store has ended its lease, which was n
 pub(super) const KEY_DELETED: &str =
     "its leader key is gone from the store: the lease ended, or somebody deleted it";
 
+pub(super) const STORE_REPLACED: &str =
+    "the store was restored or rebuilt, and its leader key is not in it";
+
+/// Why a campaign came to nothing.
+pub(super) const NOT_IN_TIME: &str =
+    "the store did not answer a campaign before its lease could have ended";
+pub(super) const NOT_READ_BACK: &str =
+    "a campaign was lost to nobody: its leader key was not there when it was read back";
+
 /// One candidate of one election.
 #[derive(Debug)]
 pub(super) struct Machine {
@@ -109,14 +129,19 @@ pub(super) struct Machine {
     last_call: CallId,
     /// When the phase's next request is due, if none is under way.
     next_at: Duration,
-    /// Tries since the last leader was seen.
+    /// No campaign begins before, whatever is heard.
+    not_before: Duration,
+    /// Tries one after the other, and when the last one failed.
     tries: u32,
+    tried: Duration,
     followed: Option<Holder>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Following,
+    /// Deletes a key without a lease, which this revision created.
+    Clearing(Revision),
     Granting,
     Campaigning(Tenure),
     Confirming(Tenure),
@@ -158,7 +183,9 @@ impl Machine {
             call: None,
             last_call: 0,
             next_at: Duration::ZERO,
+            not_before: Duration::ZERO,
             tries: 0,
+            tried: Duration::ZERO,
             followed: None,
         }
     }
@@ -173,9 +200,13 @@ impl Machine {
             Input::Answer(id, answer) => self.answer(at, id, answer, &mut effects),
             Input::Seen(holder) => {
                 self.view.see(holder);
-                self.tries = 0;
+                self.view.heard(self.last_call);
             }
-            Input::Gone(revision) => self.view.miss(revision),
+            Input::Gone(revision) => {
+                self.view.miss(revision);
+                self.view.heard(self.last_call);
+            }
+            Input::Reborn(revision, found) => self.reborn(at, revision, found, &mut effects),
             Input::Resign => self.resign(at, &mut effects),
         }
         self.follow_view(at, &mut effects);
@@ -190,7 +221,9 @@ impl Machine {
             Phase::Campaigning(tenure) | Phase::Confirming(tenure) | Phase::Leading(tenure, _) => {
                 Some(next.min(tenure.until()))
             }
-            Phase::Following | Phase::Granting | Phase::Resigning => Some(next),
+            Phase::Following | Phase::Clearing(_) | Phase::Granting | Phase::Resigning => {
+                Some(next)
+            }
         }
     }
 
@@ -200,6 +233,7 @@ impl Machine {
                 self.step_down(at, NOT_RENEWED, effects);
             }
             Phase::Campaigning(tenure) | Phase::Confirming(tenure) if at.now >= tenure.until() => {
+                effects.push(Effect::GaveUp { why: NOT_IN_TIME });
                 self.abandon(at, tenure, effects);
             }
             _ => {}
@@ -220,6 +254,7 @@ impl Machine {
     fn request(&mut self, at: Moment, effects: &mut Vec<Effect>) {
         match self.phase {
             Phase::Following => self.send(at, Effect::Read, effects),
+            Phase::Clearing(created) => self.send(at, |id| Effect::Clear(id, created), effects),
             Phase::Granting => self.send(at, Effect::Grant, effects),
             Phase::Campaigning(t) => self.send(at, |id| Effect::Campaign(id, t.lease), effects),
             Phase::Confirming(_) => self.send(at, Effect::Read, effects),
@@ -244,10 +279,7 @@ impl Machine {
         let Some(call) = self.call.take_if(|call| call.id == id) else { return };
         match (self.phase, answer) {
             (Phase::Following, Answer::Read(found)) => {
-                if found.is_some() {
-                    self.tries = 0;
-                }
-                self.read(found);
+                self.read(id, found);
                 self.next_at = at.now + timing::poll_wait(self.ttl, at.jitter);
             }
             (Phase::Granting, Answer::Granted(lease)) => {
@@ -256,7 +288,7 @@ impl Machine {
             }
             (Phase::Campaigning(tenure), _) => self.enter(at, Phase::Confirming(tenure), effects),
             (Phase::Confirming(tenure), Answer::Read(found)) => {
-                self.read(found);
+                self.read(id, found);
                 self.conclude(at, tenure, effects);
             }
             (Phase::Confirming(_), _) => self.next_at = at.now + self.retry_wait(at),
@@ -273,14 +305,19 @@ impl Machine {
                 self.next_at = at.now + timing::renew_retry_wait(tenure.ttl, at.jitter);
             }
             (Phase::Resigning, _) => self.stop(effects),
+            // More of them, from somebody who goes on writing them, are cleared more rarely.
+            (Phase::Clearing(_), _) => {
+                self.view.cleared();
+                self.wait_to_campaign(at);
+            }
             (Phase::Following | Phase::Granting, _) => self.follow_later(at),
             (Phase::Stopped, _) => {}
         }
     }
 
-    fn read(&mut self, found: Option<Holder>) {
+    fn read(&mut self, call: CallId, found: Option<Holder>) {
         match found {
-            Some(holder) => self.view.see(holder),
+            Some(holder) => self.view.read(call, holder),
             None => self.view.read_absent(),
         }
     }
@@ -294,11 +331,14 @@ impl Machine {
 
     /// The campaign's key was read back: it is won if the key is on the campaign's own lease.
     fn conclude(&mut self, at: Moment, tenure: Tenure, effects: &mut Vec<Effect>) {
-        let own = self.view.holder().filter(|holder| holder.lease == Some(tenure.lease));
+        let leader = self.view.leader();
+        let own = leader.filter(|holder| holder.lease == Some(tenure.lease));
         let Some(token) = own.map(|holder| holder.created) else {
+            if leader.is_none() {
+                effects.push(Effect::GaveUp { why: NOT_READ_BACK });
+            }
             return self.abandon(at, tenure, effects);
         };
-        self.tries = 0;
         self.phase = Phase::Leading(tenure, token);
         self.next_at = tenure.renewed + timing::renew_wait(tenure.ttl, at.jitter);
         effects.push(Effect::Lead { token, until: tenure.until() });
@@ -308,7 +348,43 @@ impl Machine {
     /// nothing any more.
     fn abandon(&mut self, at: Moment, tenure: Tenure, effects: &mut Vec<Effect>) {
         effects.push(Effect::Revoke(tenure.lease));
+        self.wait_to_campaign(at);
+    }
+
+    /// Follows, and begins no campaign for a while: the end of the campaign that was given up is
+    /// heard of as one more vacancy.
+    fn wait_to_campaign(&mut self, at: Moment) {
         self.follow_later(at);
+        self.not_before = self.next_at;
+    }
+
+    /// Forgets what was known: the tokens of another life say nothing of those of this one.
+    fn reborn(
+        &mut self,
+        at: Moment,
+        revision: Revision,
+        found: Option<Holder>,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.view = View::default();
+        self.view.heard(self.last_call);
+        let key = found.as_ref().map(|holder| (holder.created, holder.lease));
+        match found {
+            Some(holder) => self.view.see(holder),
+            None => self.view.miss(revision),
+        }
+        match self.phase {
+            Phase::Leading(tenure, token) if key != Some((token, Some(tenure.lease))) => {
+                self.step_down(at, STORE_REPLACED, effects);
+            }
+            // What is read now may be of the life before.
+            Phase::Following | Phase::Confirming(_) => {
+                self.call = None;
+                self.next_at = at.now;
+                self.request(at, effects);
+            }
+            _ => {}
+        }
     }
 
     fn step_down(&mut self, at: Moment, why: &'static str, effects: &mut Vec<Effect>) {
@@ -327,8 +403,12 @@ impl Machine {
         self.next_at = at.now + self.retry_wait(at);
     }
 
+    /// Twice as long after each try that failed soon after another one.
     fn retry_wait(&mut self, at: Moment) -> Duration {
-        self.tries += 1;
+        if at.now >= self.tried + self.ttl {
+            self.tries = 0;
+        }
+        (self.tries, self.tried) = (self.tries.saturating_add(1), at.now);
         timing::retry_wait(self.ttl, self.tries, at.jitter)
     }
 
@@ -349,7 +429,7 @@ impl Machine {
                 effects.push(Effect::Revoke(tenure.lease));
                 self.stop(effects);
             }
-            Phase::Following | Phase::Granting => self.stop(effects),
+            Phase::Following | Phase::Clearing(_) | Phase::Granting => self.stop(effects),
             Phase::Resigning | Phase::Stopped => {}
         }
     }
@@ -368,7 +448,13 @@ impl Machine {
             }
             Phase::Following => {
                 self.tell_leader(effects);
-                if self.view.take_vacancy() {
+                if at.now < self.not_before {
+                    return;
+                }
+                if let Some(created) = self.view.ownerless() {
+                    self.call = None;
+                    self.enter(at, Phase::Clearing(created), effects);
+                } else if self.view.take_vacancy() {
                     self.call = None;
                     self.enter(at, Phase::Granting, effects);
                 }
@@ -378,8 +464,10 @@ impl Machine {
     }
 
     fn tell_leader(&mut self, effects: &mut Vec<Effect>) {
-        let leader = self.view.holder();
-        if self.followed.as_ref() != leader {
+        let leader = self.view.leader();
+        // A leader may move its key to another lease.
+        let who = |holder: &Holder| (holder.created, holder.id.clone());
+        if self.followed.as_ref().map(who) != leader.map(who) {
             self.followed = leader.cloned();
             effects.push(Effect::Follow { leader: leader.cloned() });
         }

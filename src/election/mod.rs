@@ -13,6 +13,7 @@
 mod clock;
 mod driver;
 mod leadership;
+mod lease;
 mod machine;
 mod metrics;
 mod timing;
@@ -25,16 +26,17 @@ mod rehearsal;
 #[cfg(test)]
 mod simulation;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon::{OwnedTask, spawn_owned};
-use crate::model::{CandidateId, ElectionName, Timestamp};
-use crate::store::SharedStore;
+use crate::model::{CandidateId, ElectionName, Timestamp, keys};
+use crate::store::{SharedStore, SharedWatch};
 use crate::text;
 
 pub use leadership::{FencingToken, Leadership};
@@ -69,12 +71,52 @@ pub struct Candidate {
     _task: OwnedTask<()>,
 }
 
-impl Candidate {
-    pub fn start(store: SharedStore, options: Options) -> Self {
+/// The elections that one process stands in: they share one watch of the leader keys, and where they
+/// are many, one lease.
+#[derive(Debug, Clone)]
+pub struct Elections {
+    store: SharedStore,
+    leaders: SharedWatch,
+    lease: Option<lease::SharedLease>,
+    turns: Arc<Semaphore>,
+}
+
+/// How many candidates of a process campaign at a time. A thousand at once would get no answer before
+/// each gives up, and begin again.
+const CAMPAIGNS: usize = 32;
+
+impl Elections {
+    pub fn new(store: SharedStore) -> Self {
+        let leaders = SharedWatch::by_name(store.clone(), keys::elections());
+        Self { store, leaders, lease: None, turns: Arc::new(Semaphore::new(CAMPAIGNS)) }
+    }
+
+    /// For many candidates with this TTL: those who lead share one lease, so that they are renewed,
+    /// and in the worst case lost, together.
+    pub fn together(store: SharedStore, ttl: Duration) -> Self {
+        Self::new(store).sharing(ttl)
+    }
+
+    /// The same elections, for more candidates.
+    #[must_use]
+    pub fn sharing(self, ttl: Duration) -> Self {
+        let new = || lease::SharedLease::new(self.store.clone(), ttl.max(timing::SHORTEST_TTL));
+        Self { lease: Some(self.lease.unwrap_or_else(new)), ..self }
+    }
+
+    /// Stands in one of them.
+    pub fn stand(&self, options: Options) -> Candidate {
         let (told, standing) = watch::channel(Standing::Follower { leader: None });
         let (resign, resigned) = (CancellationToken::new(), CancellationToken::new());
-        let task = driver::drive(store, options, told, resign.clone(), resigned.clone());
-        Self { standing, resign, resigned, _task: spawn_owned(task) }
+        let task = driver::drive(self.clone(), options, told, resign.clone(), resigned.clone());
+        Candidate { standing, resign, resigned, _task: spawn_owned(task) }
+    }
+}
+
+impl Candidate {
+    /// Stands in the only election of this process.
+    pub fn start(store: SharedStore, options: Options) -> Self {
+        Elections::new(store).stand(options)
     }
 
     /// Where it stands; changes are seen at once.

@@ -11,7 +11,7 @@ use fastrand::Rng;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{Candidate, Leadership, Options, Standing, driver};
+use super::{Candidate, Elections, Leadership, Options, Standing, driver};
 use crate::daemon::spawn_owned;
 use crate::store::{Commit, Faults, Faulty, Key, MemoryStore, Store as _, Txn};
 
@@ -55,8 +55,8 @@ impl Process {
         let (resign, resigned) = (CancellationToken::new(), CancellationToken::new());
         let options =
             Options { name: "test".parse().unwrap(), id: "same".parse().unwrap(), ttl: TTL };
-        let shared = Arc::new(faulty.clone());
-        let drive = driver::drive(shared, options, told, resign.clone(), resigned.clone());
+        let elections = Elections::new(Arc::new(faulty.clone()));
+        let drive = driver::drive(elections, options, told, resign.clone(), resigned.clone());
         let inner = Pausable { inner: Box::pin(drive), paused: paused.clone(), look_again: None };
         let candidate = Candidate { standing, resign, resigned, _task: spawn_owned(inner) };
         Self { candidate, store: faulty, paused }

@@ -1,7 +1,9 @@
 //! Five candidates in a small world with a seed: requests and answers are late or lost, watches are
 //! cut, processes are paused, killed, started again or resign, and their clocks run at different
-//! rates. The store loses leases and people delete the leader key. Whatever happens, at no instant
-//! do two of them act, but for one that was robbed of its key and cannot know it yet.
+//! rates. The store loses leases and people delete the leader key, put one without a lease, restore
+//! the store from an older copy or begin with an empty one. Whatever happens, at no instant do two of
+//! them act, but for one that was robbed of its key and cannot know it yet; and no candidate campaigns
+//! without a pause.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -18,10 +20,18 @@ const CANDIDATES: usize = 5;
 const FAULTS_END: Duration = Duration::from_secs(20);
 const TTL: Duration = Duration::from_secs(2);
 
+/// Most campaigns of one candidate within a time to live.
+const MOST_CAMPAIGNS: usize = 20;
+
 /// The leader key and the leases, with etcd's meaning.
 #[derive(Default)]
 struct ModelStore {
     revision: u64,
+    /// How often it was restored or rebuilt.
+    life: u64,
+    /// Commits to other keys between two to this one.
+    step: Rng,
+    copy: Option<Copy>,
     holder: Option<Holder>,
     leases: BTreeMap<LeaseId, (Duration, Duration)>,
     last_lease: u64,
@@ -32,11 +42,26 @@ struct ModelStore {
     now: Duration,
 }
 
+/// What a backup holds.
+#[derive(Clone)]
+struct Copy {
+    revision: u64,
+    holder: Option<Holder>,
+    leases: BTreeMap<LeaseId, (Duration, Duration)>,
+}
+
+/// What comes to a candidate.
+enum Message {
+    Input(Input),
+    /// By watch: the store's life and revision, and the leader key.
+    News(u64, Revision, Option<Holder>),
+}
+
 enum Happening {
     /// A request arrives at the store.
     Arrive(usize, u32, Effect),
     /// An input arrives at a candidate.
-    Deliver(usize, u32, Input),
+    Deliver(usize, u32, Message),
     Wake(usize),
     /// A paused process goes on.
     Resume(usize),
@@ -58,12 +83,16 @@ struct Node {
     paused: bool,
     /// No message comes or goes until then.
     offline_until: Duration,
-    inbox: Vec<Input>,
+    inbox: Vec<Message>,
     watch_cut: bool,
     wakes: Option<Duration>,
     leads: Option<Revision>,
     /// The last campaign, and when its answer came.
     campaign: Option<(CallId, Duration)>,
+    /// When it campaigned of late.
+    campaigns: Vec<Duration>,
+    /// The life of the store that its watch has told of.
+    life: Option<u64>,
     /// The newest revision that the watch has told of.
     news: Revision,
     resigning: bool,
@@ -98,11 +127,12 @@ impl World {
         let mut rng = Rng::with_seed(seed);
         let least_ttl = if rng.bool() { TTL } else { TTL * 3 / 2 };
         let nodes = (0..CANDIDATES).map(|_| Node::new(&mut rng)).collect();
+        let step = rng.fork();
         let mut world = Self {
             seed,
             rng,
             now: Duration::ZERO,
-            store: ModelStore::default(),
+            store: ModelStore { revision: 1_000_000_000, step, ..ModelStore::default() },
             nodes,
             queue: BinaryHeap::new(),
             happenings: BTreeMap::new(),
@@ -146,11 +176,11 @@ impl World {
             Happening::Arrive(node, incarnation, request) => {
                 self.arrive(node, incarnation, request);
             }
-            Happening::Deliver(node, incarnation, input) => {
-                let reaches = !matches!(input, Input::Answer(..))
+            Happening::Deliver(node, incarnation, message) => {
+                let reaches = !matches!(message, Message::Input(Input::Answer(..)))
                     || self.now >= self.nodes[node].offline_until;
                 if self.nodes[node].incarnation == incarnation && reaches {
-                    self.deliver(node, input);
+                    self.deliver(node, message);
                 }
             }
             Happening::Wake(node) => {
@@ -169,18 +199,39 @@ impl World {
         }
     }
 
-    fn deliver(&mut self, node: usize, input: Input) {
+    fn deliver(&mut self, node: usize, message: Message) {
         if self.nodes[node].paused {
-            self.nodes[node].inbox.push(input);
+            self.nodes[node].inbox.push(message);
         } else {
-            self.feed(node, input);
+            self.take_in(node, message);
         }
+    }
+
+    fn take_in(&mut self, node: usize, message: Message) {
+        let (life, revision, found) = match message {
+            Message::Input(input) => return self.feed(node, input),
+            Message::News(life, revision, found) => (life, revision, found),
+        };
+        let known = self.nodes[node].life.unwrap_or(life);
+        // A watch tells of lives in their order.
+        if life < known {
+            return;
+        }
+        self.nodes[node].life = Some(life);
+        self.feed(
+            node,
+            match found {
+                found if life > known => Input::Reborn(revision, found),
+                Some(holder) => Input::Seen(holder),
+                None => Input::Gone(revision),
+            },
+        );
     }
 
     fn resume(&mut self, node: usize) {
         self.nodes[node].paused = false;
-        for input in std::mem::take(&mut self.nodes[node].inbox) {
-            self.feed(node, input);
+        for message in std::mem::take(&mut self.nodes[node].inbox) {
+            self.take_in(node, message);
         }
         self.feed(node, Input::Tick);
     }
@@ -202,6 +253,7 @@ impl World {
         match input {
             Input::Seen(holder) => node.news = node.news.max(holder.created),
             Input::Gone(revision) => node.news = node.news.max(*revision),
+            Input::Reborn(revision, _) => node.news = *revision,
             Input::Answer(id, _) if heeded => {
                 if let Some((_, answered)) = node.campaign.as_mut().filter(|(call, _)| call == id) {
                     *answered = now;
@@ -224,6 +276,23 @@ impl World {
         self.tell_watchers();
     }
 
+    /// The store is lost and begins with nothing, or with an older copy.
+    fn replace_store(&mut self) {
+        let copy = self.store.copy.clone().filter(|_| self.rng.bool());
+        let holder = self.store.replace(copy);
+        let now = &self.store.holder;
+        if let Some(holder) = holder.filter(|holder| now.as_ref() != Some(holder)) {
+            let robbery = Robbery { at: self.now, of_lease: true };
+            self.robbed.insert(holder.created, robbery);
+            self.store.deleted.insert(holder.created, self.now);
+        }
+        // Who has won the copy's leadership may be about to hear of it.
+        let found = self.store.holder.as_ref().map_or(0, |holder| holder.created.0);
+        self.last_token = Revision(found.saturating_sub(1));
+        self.plan(self.least_ttl, Happening::Expire);
+        self.tell_watchers();
+    }
+
     fn plan_wake(&mut self, node: usize) {
         let Some(wake) = self.nodes[node].machine.wake_at() else { return };
         let wake = wake.div_f64(self.nodes[node].rate) + Duration::from_micros(1);
@@ -241,7 +310,9 @@ impl World {
                 assert!(until > self.local(node), "seed {}: a lease that is over", self.seed);
                 assert!(self.nodes[node].leads.is_none(), "seed {}: leads twice", self.seed);
                 self.check_read_back(node, token);
-                self.last_token = self.last_token.max(token);
+                if !self.robbed.contains_key(&token) {
+                    self.last_token = self.last_token.max(token);
+                }
                 self.nodes[node].leads = Some(token);
                 self.leaderships += 1;
             }
@@ -250,14 +321,25 @@ impl World {
                 assert!(self.nodes[node].leads.take().is_some(), "seed {}", self.seed);
             }
             Effect::Follow { .. } => assert!(self.nodes[node].leads.is_none()),
+            Effect::GaveUp { .. } => {}
             Effect::Stop => self.start_again(node),
             request => {
                 if let Effect::Campaign(id, _) = request {
                     self.nodes[node].campaign = Some((id, self.now));
+                    self.count_campaign(node);
                 }
                 self.send(node, request);
             }
         }
+    }
+
+    fn count_campaign(&mut self, node: usize) {
+        let now = self.now;
+        let campaigns = &mut self.nodes[node].campaigns;
+        campaigns.retain(|at| *at + TTL > now);
+        campaigns.push(now);
+        let count = campaigns.len();
+        assert!(count <= MOST_CAMPAIGNS, "seed {}: {count} campaigns within {TTL:?}", self.seed);
     }
 
     /// Who leads has seen its key after the campaign was answered: an answer alone may be late, and
@@ -308,7 +390,8 @@ impl World {
         let Some(id) = call_of(request) else { return };
         let answer = if self.faulty() && self.rng.f64() < 0.1 { Answer::Failed } else { answer };
         if let Some(delay) = self.delay() {
-            self.plan(delay, Happening::Deliver(node, incarnation, Input::Answer(id, answer)));
+            let answer = Message::Input(Input::Answer(id, answer));
+            self.plan(delay, Happening::Deliver(node, incarnation, answer));
         }
     }
 
@@ -331,12 +414,10 @@ impl World {
     }
 
     fn tell(&mut self, node: usize, delay: Duration) {
-        let input = match &self.store.holder {
-            Some(holder) => Input::Seen(holder.clone()),
-            None => Input::Gone(Revision(self.store.revision)),
-        };
+        let (revision, holder) = (Revision(self.store.revision), self.store.holder.clone());
         let incarnation = self.nodes[node].incarnation;
-        self.plan(delay, Happening::Deliver(node, incarnation, input));
+        let news = Message::News(self.store.life, revision, holder);
+        self.plan(delay, Happening::Deliver(node, incarnation, news));
     }
 
     fn heal(&mut self, node: usize) {
@@ -367,7 +448,8 @@ impl World {
         let any = self.rng.usize(0..CANDIDATES);
         let node = leader.filter(|_| self.rng.bool()).unwrap_or(any);
         let long = TTL.mul_f64(self.rng.f64() * 3.0);
-        match self.rng.u8(0..9) {
+        self.store.copy_now(&mut self.rng);
+        match self.rng.u8(0..11) {
             0 | 1 if !self.nodes[node].paused => {
                 self.nodes[node].paused = true;
                 self.plan(long, Happening::Resume(node));
@@ -383,11 +465,23 @@ impl World {
             }
             6 | 7 => self.nodes[node].offline_until = self.now + long,
             8 => self.rob(),
+            9 => self.replace_store(),
+            10 => self.put_ownerless(),
             _ => {}
         }
         self.commit_as_any_leader();
         let wait = Duration::from_millis(self.rng.u64(50..2000));
         self.plan(wait, Happening::Mischief);
+    }
+
+    /// Somebody puts a leader key by hand.
+    fn put_ownerless(&mut self) {
+        if self.store.holder.is_none() {
+            self.store.commit();
+            let created = Revision(self.store.revision);
+            self.store.holder = Some(Holder { created, lease: None, id: "nobody".to_owned() });
+            self.tell_watchers();
+        }
     }
 
     /// The process is gone, and a new one of the same name starts.
@@ -405,7 +499,8 @@ impl World {
     fn commit_as_any_leader(&mut self) {
         let token = Revision(self.rng.u64(0..=self.last_token.0));
         let token = if self.rng.bool() { self.last_token } else { token };
-        if self.store.holder.as_ref().is_some_and(|holder| holder.created == token) {
+        let led = |holder: &Holder| holder.created == token && holder.lease.is_some();
+        if self.store.holder.as_ref().is_some_and(led) {
             assert!(token >= self.store.last_fenced, "seed {}: an ex-leader wrote", self.seed);
             self.store.last_fenced = token;
         }
@@ -433,7 +528,8 @@ impl World {
     fn is_unaware(&self, node: usize, token: Revision) -> bool {
         let Some(robbery) = self.robbed.get(&token) else { return false };
         let renewed = robbery.of_lease && self.now >= robbery.at + self.least_ttl;
-        self.nodes[node].news <= token && !renewed
+        let (node, life) = (&self.nodes[node], self.store.life);
+        (node.news <= token || node.life.is_some_and(|known| known < life)) && !renewed
     }
 }
 
@@ -450,6 +546,8 @@ impl Node {
             wakes: Some(Duration::ZERO),
             leads: None,
             campaign: None,
+            campaigns: Vec::new(),
+            life: None,
             news: Revision::default(),
             resigning: false,
         }
@@ -485,6 +583,12 @@ impl ModelStore {
                 self.end(*lease);
                 Answer::Resigned
             }
+            Effect::Clear(_, created) => {
+                if self.holder.as_ref().is_some_and(|holder| holder.created == *created) {
+                    self.delete();
+                }
+                Answer::Cleared
+            }
             other => panic!("{other:?} is no request"),
         }
     }
@@ -494,15 +598,43 @@ impl ModelStore {
             return Answer::LeaseExpired;
         }
         if self.holder.is_none() {
-            self.revision += 1;
+            self.commit();
             let created = Revision(self.revision);
             self.holder = Some(Holder { created, lease: Some(lease), id: id.to_owned() });
         }
         Answer::Campaigned
     }
 
+    /// What others have written meanwhile counts as well, so that two lives of the store hardly
+    /// ever give out the same token.
+    fn commit(&mut self) {
+        self.revision += self.step.u64(1..10_000_000);
+    }
+
+    fn copy_now(&mut self, rng: &mut Rng) {
+        if rng.u8(0..4) == 0 {
+            let (revision, holder) = (self.revision, self.holder.clone());
+            self.copy = Some(Copy { revision, holder, leases: self.leases.clone() });
+        }
+    }
+
+    /// Answers who held the leader key. As in etcd, leases of a copy live for their whole time anew.
+    fn replace(&mut self, copy: Option<Copy>) -> Option<Holder> {
+        self.life += 1;
+        let nothing = Copy { revision: 1, holder: None, leases: BTreeMap::new() };
+        let Copy { revision, holder, leases } = copy.unwrap_or(nothing);
+        let renewed = |(id, (_, ttl))| (id, (self.now + ttl, ttl));
+        self.leases = leases.into_iter().map(renewed).collect();
+        self.revision = revision;
+        self.last_fenced = Revision::default();
+        if let Some(holder) = &holder {
+            self.deleted.remove(&holder.created);
+        }
+        std::mem::replace(&mut self.holder, holder)
+    }
+
     fn delete(&mut self) {
-        self.revision += 1;
+        self.commit();
         if let Some(holder) = self.holder.take() {
             self.deleted.insert(holder.created, self.now);
         }
@@ -529,6 +661,7 @@ fn call_of(request: &Effect) -> Option<CallId> {
         | Effect::Campaign(id, _)
         | Effect::Read(id)
         | Effect::KeepAlive(id, _)
+        | Effect::Clear(id, _)
         | Effect::Resign(id, ..) => Some(*id),
         _ => None,
     }

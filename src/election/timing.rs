@@ -21,6 +21,17 @@ pub(super) fn call_deadline(ttl: Duration) -> Duration {
 /// How long the last request of a candidate may take: what it would free ends by itself later.
 pub(super) const LAST_CALL_DEADLINE: Duration = Duration::from_secs(2);
 
+/// How long those who want a shared lease renewed are waited for, so that they share the renewal.
+pub(super) fn gather_wait(ttl: Duration) -> Duration {
+    ttl / 40
+}
+
+/// How long a leader waits for its turn to move to the shared lease: with the rest of a renewal well
+/// within a call's deadline.
+pub(super) fn move_wait(ttl: Duration) -> Duration {
+    ttl / 10
+}
+
 /// From one renewal to the next.
 pub(super) fn renew_wait(ttl: Duration, jitter: f64) -> Duration {
     ttl.mul_f64(0.3 + jitter / 30.0)

@@ -1,5 +1,6 @@
 //! What is known of the leader key, from reads and watch events that may come in any order.
 
+use super::machine::CallId;
 use crate::store::{LeaseId, Revision};
 
 /// Who holds the leader key.
@@ -12,7 +13,8 @@ pub(super) struct Holder {
     pub id: String,
 }
 
-/// Revisions only grow, so that an old piece of news is told from a new one.
+/// Revisions only grow within one life of the store, so that an old piece of news is told from a new
+/// one. With another life all of this is forgotten.
 #[derive(Debug, Default)]
 pub(super) struct View {
     holder: Option<Holder>,
@@ -20,11 +22,42 @@ pub(super) struct View {
     absent_at: Revision,
     /// The absence is news.
     vacant: bool,
+    /// The last request that was sent before the last news by watch.
+    heard_after: CallId,
 }
 
 impl View {
-    pub fn holder(&self) -> Option<&Holder> {
-        self.holder.as_ref()
+    /// Who leads. A key without a lease, from an import or by hand, would keep everybody out for
+    /// ever, and is nobody's.
+    pub fn leader(&self) -> Option<&Holder> {
+        self.holder.as_ref().filter(|holder| holder.lease.is_some())
+    }
+
+    /// The revision that created a leader key without a lease, if that is what is there.
+    pub fn ownerless(&self) -> Option<Revision> {
+        let holder = self.holder.as_ref().filter(|holder| holder.lease.is_none());
+        holder.map(|holder| holder.created)
+    }
+
+    /// A key without a lease is deleted, as far as is known.
+    pub fn cleared(&mut self) {
+        self.holder.take_if(|holder| holder.lease.is_none());
+    }
+
+    /// News has come by watch, after this request was sent.
+    pub fn heard(&mut self, last_call: CallId) {
+        self.heard_after = last_call;
+    }
+
+    /// A read with this number has shown the key.
+    pub fn read(&mut self, call: CallId, holder: Holder) {
+        let known = self.holder.as_ref().map_or(self.absent_at, |known| known.created);
+        // What was read after the last news came is newer than it, whatever their revisions: a
+        // lower one tells that the store was replaced, of which the watch has not heard yet.
+        if call > self.heard_after && holder.created < known {
+            *self = Self { heard_after: self.heard_after, ..Self::default() };
+        }
+        self.see(holder);
     }
 
     pub fn see(&mut self, holder: Holder) {
@@ -68,11 +101,11 @@ mod tests {
     use super::*;
 
     fn holder(created: u64) -> Holder {
-        Holder { created: Revision(created), lease: None, id: "a".into() }
+        Holder { created: Revision(created), lease: Some(LeaseId(1)), id: "a".into() }
     }
 
     fn created(view: &View) -> Option<u64> {
-        view.holder().map(|holder| holder.created.0)
+        view.leader().map(|holder| holder.created.0)
     }
 
     #[test]
@@ -101,5 +134,26 @@ mod tests {
         view.see(holder(5));
         view.miss(Revision(6));
         assert!(view.rules_out(Revision(5)));
+    }
+
+    #[test]
+    fn a_read_that_was_sent_after_the_news_is_believed_whatever_its_revision() {
+        let mut view = View::default();
+        view.miss(Revision(100));
+        view.heard(4);
+        view.read(4, holder(7));
+        assert_eq!(created(&view), None, "it may be older than the news");
+        view.read(5, holder(7));
+        assert_eq!(created(&view), Some(7));
+        assert!(!view.rules_out(Revision(7)));
+    }
+
+    #[test]
+    fn a_key_without_a_lease_is_no_leaders() {
+        let mut view = View::default();
+        view.see(Holder { lease: None, ..holder(5) });
+        assert_eq!((view.leader(), view.ownerless()), (None, Some(Revision(5))));
+        view.see(holder(6));
+        assert_eq!((created(&view), view.ownerless()), (Some(6), None));
     }
 }

@@ -64,6 +64,10 @@ pub enum Command {
     SetAgentUp {
         server: ServerRef,
     },
+    /// Cuts the sessions that a server has, some time after the reply.
+    EndSessions {
+        server: ServerRef,
+    },
     /// `id` is the slot's fixed number; `options` are further words of the configuration's own
     /// (`check`, `inter 2s`), never from outside.
     AddServer {
@@ -88,6 +92,7 @@ impl Command {
             | Self::EnableHealth { server }
             | Self::EnableAgent { server }
             | Self::SetAgentUp { server }
+            | Self::EndSessions { server }
             | Self::AddServer { server, .. }
             | Self::DelServer { server } => server,
         }
@@ -109,6 +114,7 @@ impl fmt::Display for Command {
             Self::EnableHealth { server } => write!(f, "enable health {server}"),
             Self::EnableAgent { server } => write!(f, "enable agent {server}"),
             Self::SetAgentUp { server } => write!(f, "set server {server} agent up"),
+            Self::EndSessions { server } => write!(f, "shutdown sessions server {server}"),
             Self::AddServer { server, address, id, weight, options } => {
                 write!(f, "add server {server} {address} id {id} weight {weight}")?;
                 if options.is_empty() { Ok(()) } else { write!(f, " {options}") }

@@ -143,6 +143,7 @@ pub(crate) fn commands(server: &ServerRef, address: ServerAddress, weight: Weigh
         Command::EnableHealth { server: server() },
         Command::EnableAgent { server: server() },
         Command::SetAgentUp { server: server() },
+        Command::EndSessions { server: server() },
         Command::AddServer { server: server(), address, id: 7, weight, options: String::new() },
         Command::DelServer { server: server() },
     ];
@@ -161,6 +162,7 @@ pub(crate) fn assert_harmless(command: &Command) {
         | Command::SetHealthDown { .. }
         | Command::SetAgentUp { .. } => 5,
         Command::AddServer { options, .. } => 8 + options.split_whitespace().count(),
+        Command::EndSessions { .. } => 4,
         Command::EnableHealth { .. } | Command::EnableAgent { .. } | Command::DelServer { .. } => 3,
     };
     let fits = |word: &str| {

@@ -176,7 +176,8 @@ fn is_success(command: &Command, reply: &str) -> bool {
         | Command::SetHealthDown { .. }
         | Command::EnableHealth { .. }
         | Command::EnableAgent { .. }
-        | Command::SetAgentUp { .. } => reply.is_empty(),
+        | Command::SetAgentUp { .. }
+        | Command::EndSessions { .. } => reply.is_empty(),
     }
 }
 

@@ -1,5 +1,5 @@
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,11 @@ pub enum AddressError {
     NoPort(SocketAddr),
     #[error("address {0} cannot be a server's: it is unspecified, broadcast or multicast")]
     NotUnicast(IpAddr),
+    /// Management guide, "set server addr": an IP address, and no interface.
+    #[error(
+        "address {0:?} has an IPv6 zone, which HAProxy cannot be told while it runs: give an address that is not link-local"
+    )]
+    Zone(String),
 }
 
 impl ServerAddress {
@@ -40,6 +45,16 @@ impl ServerAddress {
             return Err(AddressError::NotUnicast(ip));
         }
         Ok(ip)
+    }
+
+    /// Refuses a text that names the interface of an IPv6 address, such as `fe80::1%eth0`: without
+    /// that it is another address.
+    pub fn refuse_zone(text: &str) -> Result<(), AddressError> {
+        let ip = text.split_once('%').map(|(ip, _)| ip.trim_start_matches('['));
+        match ip.is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok()) {
+            true => Err(AddressError::Zone(text.chars().take(60).collect())),
+            false => Ok(()),
+        }
     }
 
     pub fn ip(&self) -> IpAddr {
@@ -64,6 +79,7 @@ impl FromStr for ServerAddress {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
+        Self::refuse_zone(text)?;
         let address: SocketAddr =
             text.parse().map_err(|_| AddressError::Syntax(text.chars().take(60).collect()))?;
         Self::new(address.ip(), address.port())
@@ -108,6 +124,16 @@ mod tests {
         ] {
             assert!(bad.parse::<ServerAddress>().is_err(), "{bad:?} was accepted");
         }
+    }
+
+    #[test]
+    fn an_address_of_one_interface_is_refused_and_not_cut_short() {
+        for text in ["[fe80::1%2]:80", "[fe80::1%eth0]:80", "fe80::1%2"] {
+            let error = text.parse::<ServerAddress>().unwrap_err();
+            assert_eq!(error, AddressError::Zone(text.into()));
+            assert!(error.to_string().contains("not link-local"), "{error}");
+        }
+        assert!(matches!("a%b:80".parse::<ServerAddress>(), Err(AddressError::Syntax(_))));
     }
 
     #[test]

@@ -42,6 +42,11 @@ pub fn confirmed(name: &BackendName) -> Key {
     backend(name).key("confirmed")
 }
 
+/// `registry`: every registration.
+pub fn registries() -> Prefix {
+    Prefix::of(["registry"])
+}
+
 /// `registry/<backend>`.
 pub fn registry(name: &BackendName) -> Prefix {
     Prefix::of(["registry", name.as_str()])
@@ -80,4 +85,16 @@ pub fn elections() -> Prefix {
 /// `elections/<name>`: the leader key.
 pub fn election(name: &ElectionName) -> Key {
     elections().key(name.as_str())
+}
+
+/// Whether a key says that a process is there, for as long as it is.
+pub fn is_presence(key: &Key) -> bool {
+    let kinds = [Prefix::of(["registry"]), haproxies(), serve(), elections()];
+    kinds.iter().any(|prefix| prefix.contains(key))
+}
+
+/// The table that a key is a part of.
+pub fn backend_of(key: &Key) -> Option<BackendName> {
+    let (name, _part) = backends().strip(key)?.split_once('/')?;
+    name.parse().ok()
 }

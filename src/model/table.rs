@@ -48,6 +48,9 @@ pub struct BackendSpec {
     /// How long a server may drain before its slot is freed all the same.
     #[serde(with = "time::friendly")]
     pub drain_deadline: Duration,
+    /// How long a server drains even if it has no session.
+    #[serde(default, with = "time::friendly", skip_serializing_if = "Duration::is_zero")]
+    pub drain_at_least: Duration,
     /// How long a freed slot rests before another server may have it.
     #[serde(with = "time::friendly")]
     pub rest: Duration,
@@ -156,6 +159,9 @@ pub struct BackendReport {
     /// Live sessions of each draining slot.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sessions: BTreeMap<SlotNumber, u64>,
+    /// Slots that are in maint and still have sessions of the servers that left them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub crowded: BTreeSet<SlotNumber>,
     /// Why it cannot converge, in a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

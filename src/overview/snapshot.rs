@@ -117,6 +117,9 @@ impl Reading {
         if let Some(rest) = keys::backends().strip(&entry.key) {
             return self.take_table(rest, entry);
         }
+        if keys::is_presence(&entry.key) && !entry.is_held() {
+            return Err("is on no lease, so that no process stands behind it: delete it".into());
+        }
         if keys::haproxies().contains(&entry.key) {
             self.reports.push(entry.json()?);
         } else if let Some(name) = keys::elections().strip(&entry.key) {
@@ -231,13 +234,13 @@ fn printable(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::model::{BackendReport, Ramp};
-    use crate::store::Key;
+    use crate::store::{Key, LeaseId};
 
     fn entry(key: &str, value: impl Serialize, revision: u64) -> Entry {
         let key: Key = key.parse().unwrap();
         let revision = Revision(revision);
         let value = serde_json::to_vec(&value).unwrap().into();
-        Entry { key, value, created: revision, modified: revision, lease: None }
+        Entry { key, value, created: revision, modified: revision, lease: Some(LeaseId(1)) }
     }
 
     fn at(seconds: i64) -> Timestamp {
@@ -354,5 +357,15 @@ mod tests {
         assert_eq!(text::lines(&plain), plain);
         assert!(!plain.lines().any(|line| line.starts_with("backend web: converged")), "{plain}");
         assert_eq!(snapshot.haproxies[0].draining_sessions, u64::MAX);
+    }
+
+    #[test]
+    fn presence_without_a_lease_is_nobodys() {
+        let leader = serde_json::json!({ "id": "gone" });
+        let entries = [entry("haproxies/lb-1", report(1), 1), entry("elections/e", leader, 2)];
+        let unheld = entries.map(|entry| Entry { lease: None, ..entry });
+        let snapshot = Snapshot::of(&unheld, at(125));
+        assert!(snapshot.haproxies.is_empty() && snapshot.leaders.is_empty());
+        assert_eq!(snapshot.unreadable.len(), 2, "{:?}", snapshot.unreadable);
     }
 }

@@ -43,6 +43,9 @@ pub fn read(entry: &Entry) -> Result<Registration, Unreadable> {
     if entry.key.last() != id {
         return fail(format!("its value has the id {id:?}"));
     }
+    if !entry.is_held() {
+        return fail("it is on no lease, so that no server stands behind it: delete it".to_owned());
+    }
     Ok(registration)
 }
 
@@ -52,7 +55,7 @@ mod tests {
 
     use super::*;
     use crate::model::keys;
-    use crate::store::Revision;
+    use crate::store::{LeaseId, Revision};
 
     fn entry(id: &str, value: &str) -> Entry {
         let backend = "web".parse().unwrap();
@@ -61,7 +64,7 @@ mod tests {
             value: Bytes::copy_from_slice(value.as_bytes()),
             created: Revision(1),
             modified: Revision(1),
-            lease: None,
+            lease: Some(LeaseId(1)),
         }
     }
 
@@ -80,16 +83,18 @@ mod tests {
             entry("d", &value("d").replace("10.0.0.1:80", "0.0.0.0:80")),
             entry("e", "\u{1}"),
             Entry { key: "registry/web/\u{202e}f".parse().unwrap(), ..entry("f", "{") },
+            Entry { lease: None, ..entry("g", &value("g")) },
         ];
         let all = read_all(&entries);
         let ids: Vec<_> = all.registrations.iter().map(|r| r.endpoint.id.as_str()).collect();
         assert_eq!(ids, ["a"]);
         let keys: Vec<_> = all.unreadable.iter().map(|u| u.key.last()).collect();
-        assert_eq!(keys, ["b", "c", "d", "e", "\u{202e}f"]);
+        assert_eq!(keys, ["b", "c", "d", "e", "\u{202e}f", "g"]);
         assert_eq!(
             all.unreadable[1].to_string(),
             r#"registration registry/web/c is ignored: its value has the id "a""#
         );
+        assert!(all.unreadable[5].problem.contains("no lease"), "{}", all.unreadable[5]);
         let hostile = all.unreadable[4].to_string();
         assert!(hostile.contains(r"registry/web/\u{202e}f"), "{hostile}");
     }

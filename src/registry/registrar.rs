@@ -9,7 +9,8 @@ use tokio::time::{Instant, sleep_until};
 use super::{Departure, departure, read};
 use crate::daemon::{Backoff, Health, OwnedTask, spawn_owned};
 use crate::model::{
-    BackendName, Endpoint, HaproxyReport, Registration, SlotNumber, SlotRecord, Timestamp, keys,
+    BackendName, BackendSpec, Endpoint, HaproxyReport, Registration, SlotNumber, SlotRecord,
+    SlotState, Timestamp, keys,
 };
 use crate::presence::{Presence, PresenceState};
 use crate::store::{Key, Mirror, Prefix, SharedStore};
@@ -211,6 +212,7 @@ impl Shared {
         let mut reports = mirror(&self.store, &keys::haproxies(), &mut health, &ignored).await;
         table.ready().await;
         reports.ready().await;
+        let least = asked + self.drain_at_least().await;
         let mut known = BTreeSet::new();
         loop {
             let reporting: BTreeSet<Key> = reports.entries().keys().cloned().collect();
@@ -219,9 +221,14 @@ impl Shared {
             }
             known = reporting;
             let unsettled = self.unsettled();
+            // Clients that stay with their server come back while it drains.
+            let early = (Instant::now() < least && self.holds_a_slot(&table)).then_some(least);
             let what = match self.departure(&table, &reports) {
                 Departure::Drained { .. } if unsettled.is_some() => {
                     "every HAProxy to report again".to_owned()
+                }
+                Departure::Drained { .. } if early.is_some() => {
+                    "the least time of a drain to pass".to_owned()
                 }
                 Departure::Drained { sessions }
                     if sessions == 0 || until == Until::NoNewSessions =>
@@ -237,8 +244,23 @@ impl Shared {
                 _ = table.changed() => {}
                 _ = reports.changed() => {}
                 () = sleep_until(unsettled.unwrap_or_else(Instant::now)), if unsettled.is_some() => {}
+                () = sleep_until(least), if early.is_some() => {}
             }
         }
+    }
+
+    /// As the table says; one that cannot be read says nothing.
+    async fn drain_at_least(&self) -> Duration {
+        let spec = self.store.get(&keys::spec(&self.backend)).await.ok().flatten();
+        let spec = spec.and_then(|entry| entry.json::<BackendSpec>().ok());
+        spec.map_or(Duration::ZERO, |spec| spec.drain_at_least)
+    }
+
+    /// Whether it has a slot whose time to drain is not over.
+    fn holds_a_slot(&self, table: &Mirror) -> bool {
+        let records = table.entries().values().filter_map(|entry| entry.json::<SlotRecord>().ok());
+        let mut own = records.filter(|record| record.endpoint.id == self.endpoint.id);
+        own.any(|record| record.state != SlotState::Rest)
     }
 
     /// The store was away, or a report vanished: HAProxies whose reports ended with their leases may
@@ -300,7 +322,6 @@ async fn mirror(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::SlotState;
     use crate::registry::read_all;
     use crate::store::{MemoryStore, Store as _, Txn};
 
@@ -392,8 +413,38 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_drain_lasts_as_long_as_the_table_says_unless_the_slot_rests_before() {
+        for (state, waits) in [(SlotState::Drain, true), (SlotState::Rest, false)] {
+            let store = MemoryStore::new();
+            put_spec(&store, TTL / 2).await;
+            put_slot(&store, "a", state).await;
+            let registrar = registrar(&store, endpoint("a", 1));
+            until(&registrar, |s| *s == RegistrarState::Registered).await;
+            let start = Instant::now();
+            let left = registrar.leave(Until::NoNewSessions, TTL).await;
+            assert_eq!(left, Left::Drained { sessions: 0 });
+            assert_eq!(start.elapsed() >= TTL / 2, waits, "{state:?}");
+        }
+    }
+
+    async fn put_spec(store: &MemoryStore, drain_at_least: Duration) {
+        let spec = BackendSpec {
+            slots: 1,
+            ramp: crate::model::Ramp::default(),
+            drain_deadline: TTL,
+            drain_at_least,
+            rest: TTL,
+            unplaced: Vec::new(),
+        };
+        let key = keys::spec(&"web".parse().unwrap());
+        let txn = Txn::new().put(key, serde_json::to_vec(&spec).unwrap());
+        assert!(matches!(store.commit(txn).await.unwrap(), crate::store::Commit::Committed(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_server_without_a_slot_leaves_at_once() {
         let store = MemoryStore::new();
+        put_spec(&store, TTL / 2).await;
         let registrar = registrar(&store, endpoint("a", 1));
         until(&registrar, |s| *s == RegistrarState::Registered).await;
         assert_eq!(registrar.leave(Until::NoSessions, TTL).await, Left::Drained { sessions: 0 });

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use super::settings::Advertise;
 use crate::error::{CommandError, CommandResult, Kind};
-use crate::model::ServerAddress;
+use crate::model::{AddressError, ServerAddress};
 use crate::store::StoreUrl;
 
 /// What to register: what was asked for, else the address listened on. That may be unspecified
@@ -18,16 +18,22 @@ pub fn advertised(
     let port = wanted.and_then(|w| w.port).unwrap_or(listening.port());
     let ip = match wanted {
         Some(wanted) => wanted.ip,
-        None if !listening.ip().is_unspecified() => listening.ip(),
+        None if !listening.ip().is_unspecified() => {
+            // A zone is written only where there is one.
+            ServerAddress::refuse_zone(&listening.to_string()).map_err(refused)?;
+            listening.ip()
+        }
         None if matches!(store, StoreUrl::Etcd(_) | StoreUrl::Dynamo(_)) => {
             routed(listening.is_ipv6())?
         }
         None if listening.is_ipv6() => Ipv6Addr::LOCALHOST.into(),
         None => Ipv4Addr::LOCALHOST.into(),
     };
-    ServerAddress::new(ip, port).map_err(|error| {
-        CommandError::new(Kind::Config, error).hint("give another with --advertise IP:PORT")
-    })
+    ServerAddress::new(ip, port).map_err(refused)
+}
+
+fn refused(error: AddressError) -> CommandError {
+    CommandError::new(Kind::Config, error).hint("give another with --advertise IP:PORT")
 }
 
 /// Connecting a UDP socket sends nothing: it only asks the kernel for the route, here to an address
@@ -74,7 +80,14 @@ mod tests {
 
     #[test]
     fn an_address_nobody_can_reach_is_refused_with_the_remedy() {
-        let report = of(Some("0.0.0.0:1"), "0.0.0.0:5151", "memory:").unwrap_err().report();
-        assert!(report.contains("--advertise"), "{report}");
+        for (wanted, listening) in [(Some("0.0.0.0:1"), "0.0.0.0:5151"), (None, "[fe80::1%2]:5151")]
+        {
+            let report = of(wanted, listening, "memory:").unwrap_err().report();
+            assert!(report.contains("--advertise"), "{report}");
+        }
+        for zoned in ["fe80::1%2", "[fe80::1%eth0]:80"] {
+            let error = zoned.parse::<Advertise>().unwrap_err();
+            assert!(error.contains("IPv6 zone"), "{error}");
+        }
     }
 }

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use crate::config::{Kind, Origin, Reader, from_str_setting};
 use crate::daemon;
-use crate::model::{BackendName, EndpointId, Label, Weight};
+use crate::model::{BackendName, EndpointId, Label, ServerAddress, Weight};
 use crate::store::StoreSettings;
 
 /// The admin HTTP server's default port.
@@ -114,6 +114,7 @@ impl std::str::FromStr for Advertise {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        ServerAddress::refuse_zone(text).map_err(|error| error.to_string())?;
         if let Ok(address) = text.parse::<std::net::SocketAddr>() {
             return Ok(Self { ip: address.ip(), port: Some(address.port()) });
         }

@@ -21,6 +21,14 @@ pub struct MemoryStore {
     granted: Arc<Notify>,
 }
 
+/// What a [`MemoryStore`] held at one moment.
+#[derive(Debug, Clone)]
+pub struct MemoryCopy {
+    revision: u64,
+    entries: BTreeMap<Key, Entry>,
+    leases: HashMap<LeaseId, HeldLease>,
+}
+
 #[derive(Debug, Default)]
 struct State {
     life: StoreLife,
@@ -31,7 +39,7 @@ struct State {
     watchers: Vec<Watcher>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct HeldLease {
     ttl: Duration,
     ends: Instant,
@@ -47,6 +55,27 @@ impl MemoryStore {
     pub fn new() -> Self {
         let state = State { life: StoreLife::random(), ..State::default() };
         Self { state: Arc::new(Mutex::new(state)), granted: Arc::default() }
+    }
+
+    /// A copy of all that it holds.
+    pub fn copy(&self) -> MemoryCopy {
+        let State { revision, entries, leases, .. } = &*self.lock();
+        MemoryCopy { revision: *revision, entries: entries.clone(), leases: leases.clone() }
+    }
+
+    /// Puts an earlier copy in the place of what it holds, as an operator does who restores a
+    /// backup: another life begins.
+    pub fn restore(&self, copy: MemoryCopy) {
+        let MemoryCopy { revision, entries, leases } = copy;
+        let mut state = self.lock();
+        // No lease's number is ever given out twice, as in the other stores.
+        let State { last_lease, watchers, .. } = std::mem::take(&mut *state);
+        let life = StoreLife::random();
+        *state = State { life, revision, last_lease, entries, leases, watchers };
+        state.expire(Instant::now());
+        state.tell_anew();
+        drop(state);
+        self.granted.notify_waiters();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -160,6 +189,14 @@ impl State {
             watcher.events.send(WatchEvent::Changed(seen)).is_ok()
         });
         revision
+    }
+
+    fn tell_anew(&mut self) {
+        let watchers = std::mem::take(&mut self.watchers);
+        let told = watchers.into_iter().filter(|watcher| {
+            watcher.events.send(WatchEvent::Reset(self.listing(&watcher.prefix))).is_ok()
+        });
+        self.watchers = told.collect();
     }
 
     fn listing(&self, prefix: &Prefix) -> Listing {

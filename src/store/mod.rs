@@ -19,6 +19,7 @@ pub(crate) mod fuzzing;
 mod instrumented;
 mod memory;
 mod settings;
+mod shared;
 mod sqlite;
 mod txn;
 mod url;
@@ -42,8 +43,9 @@ pub use error::{Error, ErrorKind, Result};
 pub use etcd::EtcdStore;
 pub use faulty::{Faults, Faulty};
 pub use instrumented::Instrumented;
-pub use memory::MemoryStore;
+pub use memory::{MemoryCopy, MemoryStore};
 pub use settings::{StoreSettings, open_from, url_from};
+pub use shared::{Part, SharedWatch, Split};
 pub use sqlite::SqliteStore;
 pub use txn::{Guard, Txn, Write};
 pub use url::{DynamoUrl, EtcdUrl, SqliteUrl, StoreUrl, StoreUrlError};
@@ -112,6 +114,13 @@ impl Entry {
     pub fn json<T: DeserializeOwned>(&self) -> std::result::Result<T, String> {
         serde_json::from_slice(&self.value)
             .map_err(|error| text::one_line(&error.to_string()).into_owned())
+    }
+
+    /// Whether a process that lives may stand behind it. Registrations, reports and leader keys are
+    /// on leases, which end with their processes; one without, from an import or by hand, would
+    /// speak for nobody for ever, and does not count.
+    pub fn is_held(&self) -> bool {
+        self.lease.is_some()
     }
 
     /// Its key and value in bytes.

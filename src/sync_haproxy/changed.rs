@@ -43,6 +43,7 @@ impl Changed {
                 Command::EnableHealth { .. }
                 | Command::EnableAgent { .. }
                 | Command::SetAgentUp { .. }
+                | Command::EndSessions { .. }
                 | Command::AddServer { .. }
                 | Command::DelServer { .. } => return None,
             }

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -42,6 +42,8 @@ pub struct Wanted {
     /// How many places the backend needs.
     pub places: u32,
     pub orders: Orders,
+    /// Slots whose servers have had their time to drain.
+    pub resting: BTreeSet<SlotNumber>,
 }
 
 /// What a table says of servers that are to go. A server leaves because of one of these, never
@@ -113,7 +115,10 @@ impl Wanted {
     pub fn compute(table: &Table, target: &Target, now: Timestamp) -> Self {
         let slots =
             table.slots.iter().map(|(slot, held)| (*slot, of(held, table, target, now))).collect();
-        Self { slots, places: table.places(), orders: Orders::compute(table, target) }
+        let rests = |held: &Held| matches!(held, Held::By(r) if r.state == SlotState::Rest);
+        let resting = table.slots.iter().filter(|(_, held)| rests(held)).map(|(slot, _)| *slot);
+        let orders = Orders::compute(table, target);
+        Self { slots, places: table.places(), orders, resting: resting.collect() }
     }
 
     /// A slot without an entry is free, or the table is shorter than the backend.

@@ -110,7 +110,7 @@ async fn follow(store: SharedStore, teller: Teller) {
     let mut mirror = open(&store, &teller, &mut health).await;
     let mut reborn_at = None;
     loop {
-        let rebirths = mirror.rebirths();
+        let (rebirths, life) = (mirror.rebirths(), mirror.life().clone());
         mirror.changed().await;
         // A burst of commits is one change.
         while mirror.changed().now_or_never().is_some() {}
@@ -121,7 +121,8 @@ async fn follow(store: SharedStore, teller: Teller) {
         }
         health.succeeded();
         if mirror.rebirths() != rebirths {
-            reborn_at = Some(mirror.revision());
+            // In another life no confirmation of the old one counts anyway.
+            reborn_at = (*mirror.life() == life).then_some(mirror.revision());
             tracing::warn!(table = %name, "the store was replaced or restored: keeping what HAProxy serves");
         }
         let (entries, revision) = (mirror.entries(), mirror.revision());
@@ -137,7 +138,7 @@ async fn follow(store: SharedStore, teller: Teller) {
 impl View {
     /// Takes in a table as it was read. The last good one stays where there is none to follow: where
     /// it is missing, cannot be read, or is not yet what a leader says.
-    fn take(&mut self, read: Result<Option<Table>, TableError>, missing: Option<String>) {
+    pub fn take(&mut self, read: Result<Option<Table>, TableError>, missing: Option<String>) {
         self.loaded = true;
         self.stale = None;
         self.problem = missing;

@@ -50,6 +50,7 @@ pub fn command(command: &Command, result: &CommandResult) {
         Command::EnableHealth { .. } => "enable_health",
         Command::EnableAgent { .. } => "enable_agent",
         Command::SetAgentUp { .. } => "agent",
+        Command::EndSessions { .. } => "end_sessions",
         Command::AddServer { .. } => "add",
         Command::DelServer { .. } => "delete",
     };

@@ -4,7 +4,7 @@
 //! to HAProxy, [`feed`] to the store, and [`driver`] decides when.
 
 mod changed;
-mod desired;
+pub mod desired;
 mod driver;
 mod dump;
 mod effects;
@@ -17,9 +17,9 @@ mod names;
 mod once;
 mod others;
 mod pass;
-mod plan;
-mod predict;
-mod problem;
+pub mod plan;
+pub mod predict;
+pub mod problem;
 mod report;
 mod rows;
 mod settings;
@@ -38,7 +38,7 @@ use crate::output::OutputFormat;
 pub use feed::{View, Views};
 pub use pass::{Engine, Pass};
 pub(crate) use settings::Settings;
-pub use table::{Held, Table};
+pub use table::{Held, Left, Table, TableError};
 use target::ModeName;
 pub use target::{Filter, Licence, Mode, Selector, Target};
 
@@ -46,8 +46,9 @@ pub use target::{Filter, Licence, Mode, Selector, Target};
 ///
 /// Runs beside each HAProxy. It reads the table that `lbctl discover` writes, compares it with what
 /// HAProxy itself says, and sends only what differs over HAProxy's Runtime API. Several backends
-/// are written in the configuration as [[sync-haproxy.backends]]; --from, --mode, --port and
-/// --server-options then hold for each of them, the last one for those in dynamic mode.
+/// are written in the configuration as [[sync-haproxy.backends]]; --from, --mode, --port,
+/// --end-sessions and --server-options then hold for each of them, the last one for those in dynamic
+/// mode.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -86,6 +87,10 @@ pub struct Args {
     /// Let servers leave of which the table says nothing, as when its records were lost
     #[arg(long)]
     allow_drop: bool,
+
+    /// Cut the sessions that a server still has when its time to drain is over
+    #[arg(long)]
+    end_sessions: bool,
 
     /// The name this HAProxy reports under [default: the host's name]
     #[arg(long, value_name = "NAME")]
@@ -172,6 +177,7 @@ impl Args {
             server_options,
             take_over,
             allow_drop,
+            end_sessions,
             name,
             resync,
             dump_state,
@@ -194,8 +200,16 @@ impl Args {
             .set("sync-haproxy.aws-region", "--aws-region", aws_region);
         let flags = layout.set("sync-haproxy", flags);
         let flags = daemon.flags("sync-haproxy", flags);
-        let of_backend =
-            BackendFlags { from, mode, port, keep_port, server_options, take_over, allow_drop };
+        let of_backend = BackendFlags {
+            from,
+            mode,
+            port,
+            keep_port,
+            server_options,
+            take_over,
+            allow_drop,
+            end_sessions,
+        };
         let globals = globals.clone();
         let (settings, reload) =
             Reload::start(FIXED, move || read(&hsdo.over(&globals)?, &flags, &of_backend))?;
@@ -221,11 +235,21 @@ struct BackendFlags {
     server_options: Option<String>,
     take_over: bool,
     allow_drop: bool,
+    end_sessions: bool,
 }
 
 impl BackendFlags {
     fn set(&self, base: &str, flags: Flags) -> Flags {
-        let Self { from, mode, port, keep_port, server_options, take_over, allow_drop } = self;
+        let Self {
+            from,
+            mode,
+            port,
+            keep_port,
+            server_options,
+            take_over,
+            allow_drop,
+            end_sessions,
+        } = self;
         let path = |name: &str| format!("{base}.{name}");
         flags
             .set(&path("from"), "--from", from.as_ref())
@@ -235,6 +259,7 @@ impl BackendFlags {
             .set(&path("server-options"), "--server-options", server_options.as_ref())
             .set(&path("take-over"), "--take-over", take_over.then_some(true))
             .set(&path("allow-drop"), "--allow-drop", allow_drop.then_some(true))
+            .set(&path("end-sessions"), "--end-sessions", end_sessions.then_some(true))
     }
 }
 

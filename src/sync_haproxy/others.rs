@@ -139,11 +139,12 @@ impl Wish {
     }
 }
 
-/// What tells the commands of each slot from others. A server that cannot be deleted yet is no fight.
+/// What tells the commands of each slot from others. A server that cannot be deleted yet
+/// is no fight, nor are sessions that do not end.
 fn said<'a>(actions: impl Iterator<Item = &'a Action>) -> BTreeMap<SlotNumber, u64> {
     let mut said: BTreeMap<SlotNumber, DefaultHasher> = BTreeMap::new();
     for Action { slot, command } in actions {
-        if !matches!(command, Command::DelServer { .. }) {
+        if !matches!(command, Command::DelServer { .. } | Command::EndSessions { .. }) {
             command.hash(said.entry(*slot).or_default());
         }
     }

@@ -39,6 +39,8 @@ pub struct Engine {
     left: BTreeMap<String, Vec<ObservedServer>>,
     /// One of each, by its numbers.
     watched: Vec<Watched>,
+    /// Servers that have left may still have sessions.
+    crowded: bool,
 }
 
 /// What one pass saw and did.
@@ -139,6 +141,7 @@ impl Engine {
             left: BTreeMap::new(),
             process: None,
             watched: Vec::new(),
+            crowded: true,
         }
     }
 
@@ -181,8 +184,11 @@ impl Engine {
             backends: self.backends(&wanted),
             drains: wanted.iter().flatten().any(|(_, wanted)| drains(wanted)),
         };
-        let mut observed = session.observe(&scope.backends, scope.drains).await?;
+        let rests = wanted.iter().flatten().any(|(_, wanted)| !wanted.resting.is_empty());
+        let counts = scope.drains || rests || self.crowded;
+        let mut observed = session.observe(&scope.backends, counts).await?;
         self.running(&observed.process)?;
+        let left = left(&observed);
         let restarted = self.meet(&observed.process);
         self.ask_for_resolvers(&mut session, &observed).await?;
         let mut tried = BTreeSet::new();
@@ -205,6 +211,7 @@ impl Engine {
             let all_accepted = accepted == actions.len();
             self.learn(&actions, results, &mut tried);
             observed = round.look(&mut session, &scope, observed, seen, all_accepted).await?;
+            remember(&left, &mut observed);
             plans = self.plans(&wanted, &observed);
         }
         self.running(&observed.process)?;
@@ -212,7 +219,8 @@ impl Engine {
         self.watched = Watched::of(&observed);
         self.left = observed.backends;
         let targets = self.looks(plans);
-        self.forget_refusals();
+        self.crowded = targets.iter().flatten().any(|look| !look.plan.crowded.is_empty());
+        self.forget_tries();
         Ok(Pass { process: observed.process, restarted, applied, targets })
     }
 
@@ -450,7 +458,12 @@ impl Engine {
     ) {
         for ((target, action), result) in actions.iter().zip(results) {
             metrics::command(&action.command, &result);
-            let (Err(rejection), Some(learnt)) = (result, self.learnt.get_mut(*target)) else {
+            let Some(learnt) = self.learnt.get_mut(*target) else { continue };
+            let Err(rejection) = result else {
+                if let Command::EndSessions { server } = &action.command {
+                    tracing::info!(%server, "ended the sessions that were left after the drain");
+                    learnt.ended.insert(action.slot);
+                }
                 continue;
             };
             let fresh = tried.insert(action.command.to_string());
@@ -481,8 +494,9 @@ impl Engine {
         }
     }
 
-    fn forget_refusals(&mut self) {
+    fn forget_tries(&mut self) {
         for learnt in &mut self.learnt {
+            learnt.ended.clear();
             learnt.refused.clear();
             learnt.misconfigured.clear();
         }
@@ -558,6 +572,27 @@ impl Watched {
         let taken = all.iter().take(turn).cloned().collect();
         all.rotate_left(turn);
         taken
+    }
+}
+
+/// The sessions of the servers that have some.
+fn left(observed: &Observed) -> HashMap<(String, String), u64> {
+    let servers =
+        observed.backends.iter().flat_map(|(b, servers)| servers.iter().map(move |s| (b, s)));
+    let some = servers.filter_map(|(b, s)| Some((b, s, s.sessions.filter(|count| *count > 0)?)));
+    some.map(|(b, s, count)| ((b.clone(), s.name.clone()), count)).collect()
+}
+
+/// Takes sessions that were read at the beginning of a pass over to a look that did not read any:
+/// servers that have left get no new ones.
+fn remember(left: &HashMap<(String, String), u64>, observed: &mut Observed) {
+    if left.is_empty() {
+        return;
+    }
+    for (backend, servers) in &mut observed.backends {
+        for server in servers.iter_mut().filter(|server| server.sessions.is_none()) {
+            server.sessions = left.get(&(backend.clone(), server.name.clone())).copied();
+        }
     }
 }
 

@@ -27,7 +27,8 @@ pub fn predict(servers: &mut Vec<ObservedServer>, command: &Command) {
         | Command::SetHealthDown { .. }
         | Command::EnableHealth { .. }
         | Command::EnableAgent { .. }
-        | Command::SetAgentUp { .. } => {
+        | Command::SetAgentUp { .. }
+        | Command::EndSessions { .. } => {
             if let Some(server) = servers.iter_mut().find(|server| server.name == name) {
                 change(server, command);
             }
@@ -70,6 +71,7 @@ fn change(server: &mut ObservedServer, command: &Command) {
         Command::SetState { state, .. } => set_state(server, *state),
         Command::SetHealthDown { .. } => server.operational = 0,
         Command::EnableHealth { .. } => server.check_enabled = server.checked,
+        Command::EndSessions { .. } => server.sessions = Some(0),
         Command::EnableAgent { .. } => server.agent_enabled = server.has_agent,
         Command::SetAgentUp { .. } | Command::AddServer { .. } | Command::DelServer { .. } => {}
     }

@@ -51,6 +51,11 @@ pub enum Problem {
     )]
     IdTaken { backend: BackendName, id: u32, owner: String },
     #[error(
+        "server {name} in backend {backend} is not one that lbctl has added, and is left alone: give lbctl's \
+         servers another name with --backend {backend}/PREFIX"
+    )]
+    NameTaken { backend: BackendName, name: String },
+    #[error(
         "backend {backend} has a static load-balancing algorithm, which takes no weights at runtime, so \
          servers do not ramp: use \"balance roundrobin\", \"leastconn\" or \"random\", and with a hash \
          add \"hash-type consistent\""

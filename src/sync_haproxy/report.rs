@@ -127,6 +127,7 @@ fn of_table(
         for (slot, sessions) in &look.plan.sessions {
             *report.sessions.entry(*slot).or_default() += sessions;
         }
+        report.crowded.extend(&look.plan.crowded);
         if report.error.is_none() {
             report.error = look.error();
         }

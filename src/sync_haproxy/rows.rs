@@ -149,6 +149,7 @@ fn table(name: &BackendName, rows: &Rows, revision: Revision) -> Table {
             // Whoever writes the rows ramps: each server is at its own weight from the start.
             ramp: Ramp::flat(Weight::MAX),
             drain_deadline: Duration::ZERO,
+            drain_at_least: Duration::ZERO,
             rest: Duration::ZERO,
             unplaced: Vec::new(),
         },

@@ -171,11 +171,18 @@ impl Entry {
         let mode = mode(reader, &path);
         let keep_port = keep_port(reader, &at("keep-port"), port, &mode);
         let fallback = Fallback::read(reader, &path, port);
+        let end_sessions = reader.get(&at("end-sessions"), false);
+        if end_sessions && layout == TableLayout::Hsdo {
+            let message = "in HSDO's table servers leave without a drain, so that no session would \
+                           have time to end: take end-sessions out";
+            reader.problem(&at("end-sessions"), message);
+        }
         let backend = backend?;
         let takes_all = Selector::Matching(filter.clone());
         let licence = Licence {
             take_over: reader.get(&at("take-over"), false),
             allow_drop: reader.get(&at("allow-drop"), false),
+            end_sessions,
         };
         let main =
             target(backend, from?, Ports { port, keep: keep_port }, takes_all, mode, licence);

@@ -28,6 +28,8 @@ pub struct Licence {
     pub take_over: bool,
     /// Servers that no record of the table speaks of may leave.
     pub allow_drop: bool,
+    /// Sessions that outlive a drain are cut.
+    pub end_sessions: bool,
 }
 
 /// Which of a table's endpoints a HAProxy backend serves. The others are in maint there, so that

@@ -59,6 +59,7 @@ pub fn backend_spec(slots: u32) -> BackendSpec {
         slots,
         ramp: Ramp::default(),
         drain_deadline: Duration::from_secs(300),
+        drain_at_least: Duration::ZERO,
         rest: Duration::from_secs(10),
         unplaced: Vec::new(),
     }

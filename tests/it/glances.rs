@@ -125,13 +125,14 @@ impl World {
             keep_port: false,
             takes: Selector::Matching(Filter::default()),
             mode: Mode::Slots,
-            licence: Licence { take_over: true, allow_drop: true },
+            licence: Licence { take_over: true, allow_drop: true, end_sessions: false },
         };
         let client = Client::new(SocketAddress::Unix(way.path.clone()), Timeouts::default());
         let spec = BackendSpec {
             slots: SLOTS,
             ramp: Ramp::flat(Weight::saturating(100)),
             drain_deadline: Duration::from_secs(30),
+            drain_at_least: Duration::ZERO,
             rest: Duration::from_secs(10),
             unplaced: Vec::new(),
         };

@@ -56,7 +56,15 @@ impl World {
         let url = format!("sqlite:{}", folder.path().join("store.db").display());
         let store = store::open(&url.parse().unwrap()).await.unwrap();
         let (drain_deadline, rest) = (Duration::from_secs(300), Duration::from_secs(1));
-        let spec = BackendSpec { slots: SLOTS, ramp, drain_deadline, rest, unplaced: Vec::new() };
+        let drain_at_least = Duration::ZERO;
+        let spec = BackendSpec {
+            slots: SLOTS,
+            ramp,
+            drain_deadline,
+            drain_at_least,
+            rest,
+            unplaced: Vec::new(),
+        };
         let mut servers = Vec::new();
         for n in 1..=16 {
             let any = SocketAddr::from(([127, 0, 1, n], 0));

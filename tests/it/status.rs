@@ -7,6 +7,7 @@ use lbctl::model::{BackendName, Timestamp, keys};
 use lbctl::store::{Commit, SharedStore, Txn, open};
 use serde_json::{Value, json};
 
+use super::support::world::put_held;
 use super::support::{Process, lbctl};
 
 fn url(dir: &Path) -> String {
@@ -50,7 +51,7 @@ async fn filled(dir: &Path) -> SharedStore {
         "name": "lb-1", "pid": 7, "version": "2.6.12", "at": Timestamp::now(),
         "backends": {"web": {"applied": 2, "converged": true, "drift": 0}},
     });
-    put(&store, keys::haproxy(&"lb-1".parse().unwrap()), report).await;
+    put_held(&*store, keys::haproxy(&"lb-1".parse().unwrap()), report.to_string()).await;
     store
 }
 

@@ -6,8 +6,8 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use lbctl::model::{
-    BackendName, BackendSpec, Endpoint, HaproxyReport, Ramp, SlotNumber, SlotRecord, SlotState,
-    Timestamp, Weight, keys,
+    BackendName, BackendSpec, Endpoint, HaproxyReport, Ramp, SlotRecord, SlotState, Timestamp,
+    Weight, keys,
 };
 use lbctl::store::{self, Commit, SharedStore, Txn};
 use tempfile::TempDir;
@@ -47,6 +47,7 @@ impl World {
             slots,
             ramp: Ramp::flat(Weight::saturating(100)),
             drain_deadline: Duration::from_secs(300),
+            drain_at_least: Duration::ZERO,
             rest: Duration::from_secs(1),
             unplaced: Vec::new(),
         };

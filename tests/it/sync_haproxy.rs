@@ -24,6 +24,7 @@ on_every_haproxy! {
     a_server_ramps_step_by_step_with_no_write_to_the_store,
     a_draining_server_keeps_its_sessions_and_gets_no_new_ones,
     a_drain_waits_for_sessions_that_a_reload_left_on_the_old_worker,
+    sessions_that_outlive_a_drain_are_told_or_cut,
     a_reloaded_or_restarted_haproxy_is_filled_again,
     no_request_reaches_a_server_that_never_passed_a_check,
     the_only_server_serves_until_the_one_that_replaces_it_is_up,
@@ -90,8 +91,12 @@ struct World {
 impl World {
     /// In master-worker mode, with a table of `slots` free slots.
     async fn start(version: Version, case: Case, slots: u32) -> Option<Self> {
-        Self::with(version, case, slots, case.backend(slots), Ramp::flat(Weight::saturating(100)))
-            .await
+        Self::with_flags(version, case, slots, &[]).await
+    }
+
+    async fn with_flags(version: Version, case: Case, slots: u32, more: &[&str]) -> Option<Self> {
+        let ramp = Ramp::flat(Weight::saturating(100));
+        Self::with_all(version, case, slots, case.backend(slots), ramp, more).await
     }
 
     async fn with(
@@ -100,6 +105,17 @@ impl World {
         slots: u32,
         backend: Backend,
         ramp: Ramp,
+    ) -> Option<Self> {
+        Self::with_all(version, case, slots, backend, ramp, &[]).await
+    }
+
+    async fn with_all(
+        version: Version,
+        case: Case,
+        slots: u32,
+        backend: Backend,
+        ramp: Ramp,
+        more: &[&str],
     ) -> Option<Self> {
         let haproxy = Haproxy::start(Options::new([backend]).master().on(version))?;
         let folder = tempfile::tempdir().unwrap();
@@ -110,6 +126,7 @@ impl World {
         if case.dynamic {
             command.args(["--mode", "dynamic", "--server-options", CHECK]);
         }
+        command.args(more);
         let sync = Process::start("sync", folder.path(), &mut command);
         Some(Self { case, sync, haproxy, store, _folder: folder })
     }
@@ -193,6 +210,7 @@ pub async fn put_spec(store: &SharedStore, slots: u32, ramp: Ramp) {
         slots,
         ramp,
         drain_deadline: Duration::from_secs(300),
+        drain_at_least: Duration::ZERO,
         rest: Duration::from_secs(1),
         unplaced: Vec::new(),
     };
@@ -333,6 +351,42 @@ async fn a_draining_server_keeps_its_sessions_and_gets_no_new_ones(version: Vers
         let left = world.haproxy.servers("app");
         let first = left.iter().find(|server| server.get("srv_name") == "srv1");
         assert!(first.is_none_or(|server| server.state() == "maint"), "{case:?}: {left:?}");
+    }
+}
+
+async fn sessions_that_outlive_a_drain_are_told_or_cut(version: Version) {
+    for (case, end) in CASES.into_iter().zip([false, true, true, true, false]) {
+        let flags: &[&str] = if end { &["--end-sessions"] } else { &[] };
+        let Some(world) = World::with_flags(version, case, 2, flags).await else { return };
+        let (a, b) = (NamedServer::start("a", "127.0.0.2"), NamedServer::start("b", "127.0.0.3"));
+        world.put(1, "a", a.address(), SlotState::Ready).await;
+        world.served_by(&["a"]);
+        let mut held = Client::connect(world.haproxy.frontend("app")).unwrap();
+        assert_eq!(held.ask().unwrap(), "a");
+        world.put(2, "b", b.address(), SlotState::Ready).await;
+        world.served_by(&["a", "b"]);
+        world.put(1, "a", a.address(), SlotState::Drain).await;
+        world.reported("one session", |web| web.sessions.get(&slot(1)) == Some(&1)).await;
+        assert_eq!(held.ask().unwrap(), "a", "{case:?}: the drain cut a session");
+        world.put(1, "a", a.address(), SlotState::Rest).await;
+        if end {
+            eventually(&world.say("the session to be cut"), || held.ask().is_err().then_some(()));
+        } else {
+            world.reported("a session in maint", |web| web.crowded.contains(&slot(1))).await;
+            assert_eq!(held.ask().unwrap(), "a", "{case:?}: nobody asked to cut a session");
+            // Nor is it forgotten once the slot is free.
+            world.free([1]).await;
+            world.converged().await;
+            world.reported("a session in maint", |web| web.crowded.contains(&slot(1))).await;
+            drop(held);
+        }
+        world.reported("an empty slot", |web| web.converged && web.crowded.is_empty()).await;
+        if case.dynamic {
+            eventually(&world.say("the server to be deleted"), || {
+                let servers = world.haproxy.servers("app");
+                servers.iter().all(|server| server.get("srv_name") != "srv1").then_some(())
+            });
+        }
     }
 }
 

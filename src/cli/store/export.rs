@@ -9,7 +9,7 @@ use crate::store::{Prefix, SharedStore};
 ///
 /// All of it is of one revision. A value is in `value` where it is text and in `value_base64` where
 /// it is not. Keys on a lease belong to a running process and would outlive it in a copy, so they
-/// are left out unless asked for.
+/// are left out unless asked for. An import leaves those of lbctl's own processes out in any case.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

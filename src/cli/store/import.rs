@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use super::plan::{Step, batches, plan};
+use super::plan::{Step, batches, is_of_its_store, plan};
 use super::{input, line};
 use crate::error::{CommandError, CommandResult, Kind};
 use crate::output;
@@ -16,6 +16,10 @@ const SHOWN: usize = 20;
 /// Every line is checked first, and nothing is written if one is bad. Keys that are there with the
 /// same value stay as they are; a key that is there with another value is an error, and nothing is
 /// written, unless --replace is given. Keys that are not in the export stay.
+///
+/// Keys of running processes (elections, registrations, reports, client counts) are left out: they
+/// would be there for ever, since no process stands behind them. A table of which anything is
+/// written is confirmed by a leader again before HAProxys take servers down by it.
 ///
 /// A large import is many commits. If it is cut short, run it again: it goes on where it was.
 #[derive(Debug, clap::Args)]
@@ -41,7 +45,13 @@ impl Args {
     pub(super) async fn run(self, store: &SharedStore) -> CommandResult {
         let Self { file, replace, dry_run } = self;
         let text = input::file_or_stdin(file.as_deref())?;
-        let wanted = line::parse_all(&text).map_err(|problems| bad_lines(&problems))?;
+        let mut wanted = line::parse_all(&text).map_err(|problems| bad_lines(&problems))?;
+        let total = wanted.len();
+        wanted.retain(|key, _| !is_of_its_store(key));
+        if wanted.len() < total {
+            let left_out = super::keys(total - wanted.len());
+            tracing::warn!("left out {left_out} of running processes, which write their own");
+        }
         let total = wanted.len();
         let listing = store.list(&Prefix::root()).await?;
         let stored: BTreeMap<Key, Entry> =
@@ -63,7 +73,7 @@ impl Args {
 async fn write(store: &SharedStore, steps: Vec<Step>) -> CommandResult {
     let (total, mut written) = (steps.len(), 0);
     for txn in batches(steps) {
-        let in_this = txn.writes.len();
+        let in_this = txn.guards.len();
         let so_far = || format!("{written} of {} written", super::keys(total));
         match store.commit(txn).await {
             Ok(Commit::Committed(_)) => written += in_this,

@@ -1,9 +1,13 @@
 //! What an import has to write, and in which commits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use crate::model::keys;
 use crate::store::{Entry, Guard, Key, MAX_TXN_BYTES, MAX_TXN_LEN, Txn};
 use crate::text::lines;
+
+/// Over the bytes of a key `backends/<backend>/confirmed`.
+const MAX_CONFIRMED: usize = 512;
 
 /// What an import does to one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,17 +56,34 @@ pub(super) fn plan(wanted: BTreeMap<Key, Vec<u8>>, stored: &BTreeMap<Key, Entry>
     wanted.into_iter().filter_map(step).collect()
 }
 
-/// Commits as large as a store takes them; each fails if one of its keys was changed meanwhile.
+/// Whether an import leaves a key out: it says that a process is there, or that a leader stands
+/// behind a table, which is true of the store that the export was made of.
+pub(super) fn is_of_its_store(key: &Key) -> bool {
+    let table = keys::backend_of(key);
+    keys::is_presence(key) || table.is_some_and(|table| keys::confirmed(&table) == *key)
+}
+
+/// Commits as large as a store takes them; each fails if one of its keys was changed meanwhile. Each
+/// has one guard a step. What a leader has said of a table counts no more with the commit that
+/// changes a part of it.
 pub(super) fn batches(steps: Vec<Step>) -> Vec<Txn> {
     let mut batches = Vec::new();
-    let (mut txn, mut bytes) = (Txn::new(), 0);
+    let (mut txn, mut bytes, mut tables) = (Txn::new(), 0, BTreeSet::new());
     for step in steps {
-        let full = txn.guards.len() + txn.writes.len() + 2 > MAX_TXN_LEN;
-        if full || bytes + step.len() > MAX_TXN_BYTES {
+        // A guard, a write, and the end of a confirmation.
+        let full = txn.guards.len() + txn.writes.len() + 3 > MAX_TXN_LEN;
+        if full || bytes + step.len() + MAX_CONFIRMED > MAX_TXN_BYTES {
             batches.push(std::mem::take(&mut txn));
-            bytes = 0;
+            (bytes, tables) = (0, BTreeSet::new());
         }
         bytes += step.len();
+        if let Some(table) = keys::backend_of(step.key())
+            && tables.insert(table.clone())
+        {
+            let confirmed = keys::confirmed(&table);
+            bytes += confirmed.as_str().len();
+            txn = txn.delete(confirmed);
+        }
         txn = match step {
             Step::Create { key, value } => txn.guard(Guard::Absent(key.clone())).put(key, value),
             Step::Replace { old, value } => {
@@ -106,6 +127,27 @@ mod tests {
             steps,
             ["replace leased (1 byte)", "create new (1 byte)", "replace other (1 byte)"]
         );
+    }
+
+    #[test]
+    fn what_is_of_another_store_is_left_out_and_a_table_that_changes_is_confirmed_anew() {
+        let is_left_out = |key: &str| is_of_its_store(&key.parse().unwrap());
+        let out = ["elections/e", "haproxies/lb1", "serve/a/1", "registry/web/a"];
+        assert!(out.map(is_left_out).iter().all(|out| *out));
+        assert!(is_left_out("backends/web/confirmed"));
+        let kept = ["backends/web/spec", "backends/web/slots/00001", "history/x", "backends/web"];
+        assert!(!kept.map(is_left_out).iter().any(|out| *out));
+        let old = BTreeMap::from([
+            stored("backends/a/spec", "v", None),
+            stored("backends/b/spec", "v", None),
+        ]);
+        let spec = |table: &str, value: &str| {
+            (format!("backends/{table}/spec").parse().unwrap(), value.as_bytes().to_vec())
+        };
+        let steps = plan(BTreeMap::from([spec("a", "v"), spec("b", "w")]), &old);
+        let batches = batches(steps);
+        let keys: Vec<&str> = batches[0].writes.iter().map(|write| write.key().as_str()).collect();
+        assert_eq!(keys, ["backends/b/confirmed", "backends/b/spec"]);
     }
 
     proptest! {

@@ -1,6 +1,6 @@
 //! What a reader makes of another program's settings, beside taking their values.
 
-use super::{Reader, is_within, section_of};
+use super::{Reader, any_is_within, section_of};
 use crate::config::Origin;
 use crate::config::layer::{Note, NoteKind};
 
@@ -28,7 +28,7 @@ impl Reader {
     /// Whether a note on another program's setting is to be said.
     pub(super) fn counts(&self, note: &Note) -> bool {
         let section = section_of(&note.path);
-        let is_read = self.known.iter().any(|known| is_within(known, section));
+        let is_read = any_is_within(&self.known, section);
         let origin = self.origin(&note.path).unwrap_or(&Origin::Default);
         let holds = matches!(origin, Origin::Default | Origin::Foreign { .. });
         match note.kind {

@@ -178,6 +178,11 @@ impl Absences {
         }
     }
 
+    /// Whether anybody is missed, or anything else is remembered that one more look may change.
+    pub fn is_any(&self) -> bool {
+        self.interrupted || !self.missing.is_empty() || !self.kept.is_empty()
+    }
+
     /// An error is no look, and ends every row of them.
     pub fn interrupted(&mut self) {
         self.missing.clear();

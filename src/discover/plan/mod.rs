@@ -2,7 +2,8 @@
 //! HAProxies' reports and the time.
 //!
 //! A slot goes `free → ready → drain → rest → free`. What holds for every plan:
-//! - A server keeps its slot; a new one takes the lowest free slot. At most one slot is ready for
+//! - A server keeps its slot; a new one takes the lowest free slot, of those in which no HAProxy has
+//!   sessions left where there is one. At most one slot is ready for
 //!   an id, and at most one for an address.
 //! - Who a server is says its id. A reused address with a new id is a new server with a new ramp.
 //!   An id with a new address takes a free slot while the old one drains, so that no moment is
@@ -18,6 +19,7 @@ mod planner;
 mod table;
 #[cfg(test)]
 mod tests;
+mod unread;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -27,6 +29,7 @@ use serde::Serialize;
 pub use floors::{Absences, Floors, Refusal, RefusalReason};
 pub use planner::plan;
 pub use table::{Content, StoredConfirmation, StoredRemovals, StoredSlot, StoredSpec, Table};
+pub use unread::{Family, Servers};
 
 use crate::model::{
     BackendReport, BackendSpec, Confirmation, Endpoint, EndpointId, HaproxyName, Ramp, Removal,
@@ -42,6 +45,8 @@ pub struct Policy {
     pub ramp: Ramp,
     /// How long a server may drain before its slot is freed all the same.
     pub drain_deadline: Duration,
+    /// How long a server drains even if it has no session.
+    pub drain_at_least: Duration,
     /// How long a freed slot rests before another server may have it.
     pub rest: Duration,
     pub floors: Floors,
@@ -56,6 +61,11 @@ pub struct Answer {
     pub endpoints: BTreeMap<EndpointId, Endpoint>,
     /// They are there but cannot be read: neither placed nor removed.
     pub unreadable: BTreeSet<EndpointId>,
+    /// Parts of the source that cannot be read: their servers neither come nor go.
+    pub unread: BTreeSet<Servers>,
+    /// Parts of the source that have no server at all, though others have some: theirs go by order
+    /// alone, as with an answer that is empty.
+    pub emptied: BTreeSet<Servers>,
     /// They are known to leave, and where they are is not told any more.
     pub leaving: BTreeSet<EndpointId>,
     /// Servers that leave, and whose end waits until somebody says that they have drained.

@@ -43,10 +43,13 @@ pub(super) struct Planner<'a> {
     pub(super) plan: Plan,
     /// The slots that each server drained or rested in before this plan.
     left: BTreeMap<&'a EndpointId, Vec<SlotNumber>>,
-    /// No slot up to this number is free.
+    /// No slot up to this number is free and empty.
     full_to: u32,
     /// Slots in which somebody is known to be served.
     reserved: BTreeSet<SlotNumber>,
+    /// Slots in which HAProxies still have sessions of servers that have gone: a new one there would
+    /// begin with them.
+    crowded: BTreeSet<SlotNumber>,
 }
 
 /// A slot as the plan has it so far.
@@ -76,7 +79,17 @@ impl<'a> Planner<'a> {
         let mut reserved: BTreeSet<SlotNumber> = places.held.keys().copied().collect();
         let in_range = |slot: &SlotNumber| slot.get() <= world.policy.slots;
         reserved.extend(places.slots.values().copied().filter(in_range));
-        Self { world, slots: slots.collect(), plan: Plan::default(), left, full_to: 0, reserved }
+        let live = world.reports.iter().filter(|report| !report.gone);
+        let crowded = live.flat_map(|report| &report.backend.crowded).copied();
+        Self {
+            world,
+            slots: slots.collect(),
+            plan: Plan::default(),
+            left,
+            full_to: 0,
+            reserved,
+            crowded: crowded.collect(),
+        }
     }
 
     /// Every slot in a state, with its record.
@@ -255,18 +268,32 @@ impl<'a> Planner<'a> {
         !self.slots.contains_key(&number) && !self.world.barred.contains(&number)
     }
 
-    /// A plan takes slots and gives none back, so that each search goes on where the last one ended.
-    /// Those in which HAProxies hold a server stay free, and those that are kept for one come last.
+    /// The lowest free slot that is empty, else the lowest one that has sessions left. Those in which
+    /// HAProxies hold a server stay free, and those that are kept for one come last.
     pub(super) fn lowest_free(&mut self) -> Option<SlotNumber> {
+        if let Some(empty) = self.lowest_empty() {
+            return Some(empty);
+        }
+        let free = |number: &SlotNumber| self.in_range(*number) && self.is_free(*number);
+        let mut crowded = self.crowded.iter().copied();
+        let held = &self.world.places.held;
+        crowded.find(|number| free(number) && !self.reserved.contains(number)).or_else(|| {
+            let mut reserved = self.reserved.iter().copied();
+            reserved.find(|number| self.is_free(*number) && !held.contains_key(number))
+        })
+    }
+
+    /// A plan takes slots and gives none back, so that each search goes on where the last one ended.
+    fn lowest_empty(&mut self) -> Option<SlotNumber> {
         while self.full_to < self.world.policy.slots {
             let number = SlotNumber::new(self.full_to + 1).ok()?;
-            if self.is_free(number) && !self.reserved.contains(&number) {
+            let taken = self.reserved.contains(&number) || self.crowded.contains(&number);
+            if self.is_free(number) && !taken {
                 return Some(number);
             }
             self.full_to += 1;
         }
-        let held = &self.world.places.held;
-        self.reserved.iter().copied().find(|n| self.is_free(*n) && !held.contains_key(n))
+        None
     }
 
     /// The slots that a server drained or rested in before this plan.
@@ -307,11 +334,14 @@ impl<'a> Planner<'a> {
         });
         // With no HAProxy to ask, sessions may still be there.
         let empty = waits.is_empty() && !self.world.reports.is_empty();
-        if empty || left.is_none() {
+        // Clients that stay with their server come back to it between two of their sessions.
+        let least = self.time_left(number, self.world.policy.drain_at_least);
+        if (empty && least.is_none()) || left.is_none() {
             self.enter(number, SlotState::Rest, ActionKind::Rest);
             return;
         }
         self.wake_in(left);
+        self.wake_in(least);
         self.plan
             .waiting
             .extend((!waits.is_empty()).then_some(Waiting { slot: number, haproxies: waits }));
@@ -319,7 +349,11 @@ impl<'a> Planner<'a> {
 
     fn end_rest(&mut self, number: SlotNumber) {
         let left = self.time_left(number, self.world.policy.rest);
-        let waits = self.waits(number, |seen, modified| seen.has_left(number, modified));
+        let mut waits = self.waits(number, |seen, modified| seen.has_left(number, modified));
+        // One that is not empty rests while there is another to give away.
+        if waits.is_empty() && self.crowded.contains(&number) && self.lowest_free().is_some() {
+            waits = self.waits(number, |seen, _| !seen.crowded.contains(&number));
+        }
         if left.is_some() {
             self.wake_in(left);
         } else if waits.is_empty() {
@@ -441,6 +475,7 @@ impl<'a> Planner<'a> {
             slots: policy.slots,
             ramp: policy.ramp,
             drain_deadline: policy.drain_deadline,
+            drain_at_least: policy.drain_at_least,
             rest: policy.rest,
             unplaced,
         };

@@ -33,6 +33,7 @@ impl Bench {
             slots,
             ramp: Ramp::default(),
             drain_deadline: Duration::from_secs(30),
+            drain_at_least: Duration::ZERO,
             rest: Duration::from_secs(10),
             floors,
             drain_vanished: false,
@@ -125,6 +126,13 @@ impl Bench {
             BackendReport { applied: Revision(self.revision), sessions, ..Default::default() };
         let haproxy = "lb1".parse().unwrap();
         self.reports = vec![Report { haproxy, gone: false, backend }];
+    }
+
+    /// It has sessions left in these slots as well.
+    fn crowded(&mut self, slots: &[u32]) {
+        self.applied(&[]);
+        let slots = slots.iter().map(|slot| number(*slot));
+        self.reports[0].backend.crowded = slots.collect();
     }
 
     /// `1 ready a@10.0.0.1:80`, one line a slot.
@@ -245,6 +253,74 @@ fn a_drain_ends_at_its_deadline_and_not_before_a_haproxy_was_asked() {
     bench.later(1);
     bench.pass();
     assert_eq!(bench.shows(), ["1 rest a", "2 ready b"]);
+}
+
+#[test]
+fn a_drain_lasts_as_long_as_it_must_though_nobody_has_a_session() {
+    let mut bench = Bench::new(2);
+    bench.policy.drain_at_least = Duration::from_secs(20);
+    bench.sees(&["a", "b"]);
+    bench.sees(&["a!", "b"]);
+    bench.applied(&[]);
+    bench.later(5);
+    assert_eq!(bench.pass().next_wake, Some(Duration::from_secs(15)));
+    assert_eq!(bench.shows()[0], "1 drain a");
+    bench.later(15);
+    bench.pass();
+    assert_eq!(bench.shows()[0], "1 rest a");
+}
+
+#[test]
+fn a_slot_with_sessions_left_rests_while_another_is_free_and_is_given_away_last() {
+    let mut bench = Bench::new(3);
+    bench.sees(&["a", "b"]);
+    bench.sees(&["a!", "b"]);
+    bench.applied(&[(1, 2)]);
+    bench.later(30);
+    bench.pass();
+    bench.crowded(&[1]);
+    bench.later(60);
+    let plan = bench.pass();
+    assert_eq!(bench.shows(), ["1 rest a", "2 ready b"]);
+    assert_eq!((plan.waiting.len(), plan.waiting[0].slot), (1, number(1)));
+    // Nothing else is left to give away.
+    bench.sees(&["b", "c"]);
+    bench.crowded(&[1]);
+    bench.pass();
+    assert_eq!(bench.shows(), ["2 ready b", "3 ready c"]);
+    // It is free, and an empty one is better as soon as there is one.
+    bench.sees(&["b!", "c"]);
+    bench.crowded(&[1]);
+    bench.pass();
+    bench.later(10);
+    bench.crowded(&[1]);
+    bench.pass();
+    assert_eq!(bench.shows(), ["3 ready c"]);
+    bench.sees(&["c", "d"]);
+    assert_eq!(bench.shows(), ["2 ready d", "3 ready c"]);
+    bench.crowded(&[1]);
+    bench.sees(&["c", "d", "e"]);
+    assert_eq!(bench.shows(), ["1 ready e", "2 ready d", "3 ready c"]);
+}
+
+#[test]
+fn a_slot_whose_sessions_have_ended_is_free_and_a_haproxy_that_is_gone_has_none() {
+    for gone in [false, true] {
+        let mut bench = Bench::new(3);
+        bench.sees(&["a", "b"]);
+        bench.sees(&["b"]);
+        bench.later(60);
+        bench.crowded(&[1]);
+        bench.pass();
+        assert_eq!(bench.shows(), ["1 rest a", "2 ready b"]);
+        if gone {
+            bench.reports[0].gone = true;
+        } else {
+            bench.crowded(&[]);
+        }
+        bench.pass();
+        assert_eq!(bench.shows(), ["2 ready b"], "{gone}");
+    }
 }
 
 #[test]
@@ -516,7 +592,11 @@ impl Bench {
             }
             Event::Fails => self.answer = None,
             Event::Later(seconds) => self.later(*seconds),
-            Event::Applied(sessions) => self.applied(sessions),
+            Event::Applied(sessions) => {
+                self.applied(sessions);
+                let some = sessions.iter().filter(|(_, count)| *count > 0);
+                self.reports[0].backend.crowded = some.map(|(slot, _)| number(*slot)).collect();
+            }
             Event::Slots(slots) => self.policy.slots = *slots,
             Event::Confirms => self.confirmed = self.table.ready(),
             Event::Damage(slot, damage) => self.damage(number(*slot), damage),
@@ -563,17 +643,29 @@ impl Bench {
             }
         }
         let free = |slot: &u32| !before.slots.contains_key(&number(*slot));
-        let lowest = (1..=self.policy.slots).filter(free);
+        let mut lowest: Vec<u32> = (1..=self.policy.slots).filter(free).collect();
+        lowest.sort_by_key(|slot| self.is_crowded(*slot));
         let placed = plan.actions.iter().filter(|a| a.kind == ActionKind::Place);
         let placed: BTreeSet<u32> = placed.map(|action| action.slot.get()).collect();
-        assert_eq!(placed, lowest.take(placed.len()).collect(), "not the lowest free slots");
+        assert_eq!(
+            placed,
+            lowest[..placed.len()].iter().copied().collect(),
+            "not the lowest free slots"
+        );
         for action in plan.actions.iter().filter(|action| action.record.is_none()) {
             self.check_freed(action, before);
+            let others = lowest[placed.len()..].len();
+            let slot = action.slot.get();
+            assert!(others == 0 || !self.is_crowded(slot), "slot {slot} was freed with sessions");
         }
         if self.answer.as_ref().is_some_and(Answer::is_empty) {
             let kept = |id: &EndpointId| self.table.ready().contains(id);
             assert!(before.ready().iter().all(kept), "an empty answer removed a server");
         }
+    }
+
+    fn is_crowded(&self, slot: u32) -> bool {
+        self.reports.iter().any(|report| report.backend.crowded.contains(&number(slot)))
     }
 
     fn check_freed(&self, action: &Action, before: &Table) {

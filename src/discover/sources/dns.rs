@@ -1,29 +1,28 @@
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
-use futures::{StreamExt as _, TryStreamExt as _, stream};
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
-use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::op::ResponseCode;
+use futures::{StreamExt as _, stream};
 use hickory_resolver::proto::rr::rdata::SRV;
 use hickory_resolver::proto::rr::{RData, RecordType};
-use hickory_resolver::{Resolver, TokioResolver};
+use tokio::time::{Instant, timeout_at};
 
+use super::resolve::{AGAIN_AFTER, Host, Lookup, TTL, Timed};
 use super::scale::Scale;
 use super::{SourceContext, Teller};
 use crate::daemon::Backoff;
-use crate::discover::plan::Answer;
+use crate::discover::plan::{Answer, Servers};
 use crate::model::{Endpoint, Label, ServerAddress, Weight};
 
-/// How long one look may take, however many names it asks for.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// How long the targets of one SRV answer may take, however many there are.
+const TARGETS_WITHIN: Duration = Duration::from_secs(10);
 
-/// A time to live of 0 must not make a flood of questions, and one of a week must not blind us.
-const TTL: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(300);
+/// How many targets an error names, where none can be read.
+const MAX_NAMED: usize = 3;
 
-/// How many names of one SRV answer are asked for at a time.
+/// How many targets are asked for at a time.
 const AT_ONCE: usize = 8;
 
 /// A name to look up: with a port its A and AAAA records, without one its SRV records.
@@ -64,10 +63,7 @@ impl fmt::Display for DnsName {
 pub(super) async fn run(name: DnsName, context: SourceContext, teller: Teller) {
     let mut backoff = Backoff::new(*TTL.start(), Duration::from_secs(15));
     loop {
-        // A new resolver each time: `/etc/resolv.conf` may have changed.
-        let look = tokio::time::timeout(DEADLINE, look(&name, &context)).await;
-        let look =
-            look.unwrap_or_else(|_| Err(format!("no answer within {} s", DEADLINE.as_secs())));
+        let look = look(&name, &context).await;
         let wait = match &look {
             Ok((_, ttl)) => (*ttl).clamp(*TTL.start(), *TTL.end()),
             Err(_) => backoff.next_wait(),
@@ -77,144 +73,179 @@ pub(super) async fn run(name: DnsName, context: SourceContext, teller: Teller) {
     }
 }
 
-/// A look's answer and how long it holds.
-type Seen<T> = Result<(T, Duration), String>;
-
-async fn look(name: &DnsName, context: &SourceContext) -> Seen<Answer> {
-    let resolver = resolver(context.options.dns_server).map_err(|error| error.to_string())?;
-    let (mut endpoints, ttl) = match name.port {
+async fn look(name: &DnsName, context: &SourceContext) -> Timed<Answer> {
+    let lookup = Lookup::new(&context.options)?;
+    let mut seen = Members::default();
+    let ttl = match name.port {
         Some(port) => {
-            let (addresses, ttl) = addresses(&resolver, &name.name).await?;
-            (endpoints(&addresses, port, None, None)?, ttl)
+            let (host, ttl) = lookup.host(&name.name).await?;
+            seen.take(&host, port, &Servers::default(), None);
+            ttl
         }
-        None => services(&resolver, &name.name, context.max_weight).await?,
+        None => seen.services(&lookup, &name.name, context.max_weight).await?,
     };
-    // The order of records means nothing: resolvers shuffle them. The greater weight of two equal
-    // addresses counts.
-    endpoints.sort_by_key(|e| (e.address, std::cmp::Reverse(e.weight)));
-    endpoints.dedup_by_key(|e| e.address);
-    Ok((Answer::of(endpoints), ttl))
+    if context.options.resolve.is_none() {
+        seen.note_dual();
+    }
+    let mut answer = seen.answer();
+    answer.notes.iter_mut().for_each(|note| *note = format!("dns:{name}: {note}"));
+    Ok((answer, ttl))
 }
 
-fn resolver(server: Option<SocketAddr>) -> Result<TokioResolver, NetError> {
-    let mut builder = match server {
-        None => Resolver::builder_tokio()?,
-        Some(server) => {
-            let mut config = NameServerConfig::udp_and_tcp(server.ip());
-            let port = |connection: &mut ConnectionConfig| connection.port = server.port();
-            config.connections.iter_mut().for_each(port);
-            let config = ResolverConfig::from_name_servers(vec![config]);
-            Resolver::builder_with_config(config, Default::default())
-        }
-    };
-    // Every look asks anew; how often is decided above.
-    builder.options_mut().cache_size = 0;
-    builder.build()
+/// What the members of an answer are, as far as they can be read.
+#[derive(Debug, Default)]
+struct Members {
+    endpoints: Vec<Endpoint>,
+    unread: BTreeSet<Servers>,
+    notes: Vec<String>,
+    /// How many hosts have addresses of both families.
+    dual: usize,
 }
 
-/// All addresses of a name, of both families. A name that has none is an error: nobody takes a
-/// service down by deleting its addresses.
-async fn addresses(resolver: &TokioResolver, name: &str) -> Seen<Vec<IpAddr>> {
-    let (v4, v6) = tokio::join!(
-        records(resolver, name, RecordType::A),
-        records(resolver, name, RecordType::AAAA)
-    );
-    let ((v4, ttl4), (v6, ttl6)) = (v4?, v6?);
-    let addresses: Vec<IpAddr> = v4.iter().chain(&v6).filter_map(RData::ip_addr).collect();
-    match addresses.is_empty() {
-        true => Err(format!("{name} has neither A nor AAAA records")),
-        false => Ok((addresses, ttl4.min(ttl6))),
+impl Members {
+    /// The endpoints of a name's SRV records (RFC 2782), of the lowest priority: those are to be
+    /// used while one of them can be reached, which is the load balancer's business. A target that
+    /// cannot be read is left as it is, and is an error only where there is no other.
+    async fn services(
+        &mut self,
+        lookup: &Lookup,
+        name: &str,
+        max: Weight,
+    ) -> Result<Duration, String> {
+        let (records, ttl) = lookup.records(name, RecordType::SRV).await?;
+        let services = of_first_priority(records);
+        if services.is_empty() {
+            return Err(format!(
+                "{name} has no SRV records: give a port for its A and AAAA records"
+            ));
+        }
+        // A target of "." says that the service is not there.
+        let services: Vec<SRV> =
+            services.into_iter().filter(|service| !service.target.is_root()).collect();
+        let scale = Scale::of(services.iter().map(|service| service.weight), max);
+        let (mut ttl, mut errors) = (ttl, Vec::new());
+        for (service, host) in hosts(lookup, services).await {
+            let target = service.target.to_utf8();
+            let target = target.trim_end_matches('.');
+            // One whose name is no label cannot be told from others.
+            let of_it = Servers { name: target.parse().ok(), ..Servers::default() };
+            match host {
+                Ok((host, holds)) => {
+                    self.take(&host, service.port, &of_it, scale.weight(service.weight));
+                    ttl = ttl.min(holds);
+                }
+                Err(error) => {
+                    self.leave(of_it, target, &error);
+                    errors.push(error);
+                }
+            }
+        }
+        if self.endpoints.is_empty() && !self.unread.is_empty() {
+            errors.truncate(MAX_NAMED);
+            return Err(errors.join("; "));
+        }
+        Ok(if self.unread.is_empty() { ttl } else { ttl.min(AGAIN_AFTER) })
+    }
+
+    /// Takes in a host's addresses; those of a family that could not be read stay as they are.
+    fn take(&mut self, host: &Host, port: u16, of_it: &Servers, weight: Option<Weight>) {
+        for ip in &host.addresses {
+            match endpoint(*ip, port, of_it.name.as_ref(), weight) {
+                Ok(endpoint) => self.endpoints.push(endpoint),
+                Err(error) => self.leave(of_it.clone(), "this record", &error),
+            }
+        }
+        for (family, error) in &host.unread {
+            let servers = Servers { family: Some(*family), ..of_it.clone() };
+            self.leave(servers, "this family", error);
+        }
+        self.notes.extend(host.notes.iter().cloned());
+        self.dual += usize::from(host.is_dual());
+    }
+
+    fn leave(&mut self, servers: Servers, whose: &str, why: &str) {
+        self.unread.insert(servers);
+        self.notes.push(format!("{why}: the servers of {whose} stay as they are"));
+    }
+
+    fn note_dual(&mut self) {
+        if self.dual > 0 {
+            self.notes.push(
+                "hosts with an IPv4 and an IPv6 address take a slot for each: \
+                 resolve = \"ipv4\" or \"ipv6\" takes one family"
+                    .to_owned(),
+            );
+        }
+    }
+
+    /// The order of records means nothing: resolvers shuffle them. The greater weight of two equal
+    /// addresses counts.
+    fn answer(mut self) -> Answer {
+        self.endpoints.sort_by(|a, b| {
+            let key = |e: &Endpoint| (e.address, Reverse(e.weight));
+            key(a).cmp(&key(b)).then_with(|| a.name.cmp(&b.name))
+        });
+        self.endpoints.dedup_by_key(|endpoint| endpoint.address);
+        self.notes.sort();
+        self.notes.dedup();
+        let mut answer = Answer::of(self.endpoints);
+        (answer.unread, answer.notes) = (self.unread, self.notes);
+        answer
     }
 }
 
-/// The endpoints of a name's SRV records (RFC 2782), of the lowest priority: those are to be used
-/// while one of them can be reached, which is the load balancer's business.
-async fn services(resolver: &TokioResolver, name: &str, max: Weight) -> Seen<Vec<Endpoint>> {
-    let (records, ttl) = records(resolver, name, RecordType::SRV).await?;
+fn of_first_priority(records: Vec<RData>) -> Vec<SRV> {
     let services = records.into_iter().filter_map(|data| match data {
         RData::SRV(service) => Some(service),
         _ => None,
     });
     let mut services: Vec<SRV> = services.collect();
-    if services.is_empty() {
-        return Err(format!("{name} has no SRV records: give a port for its A and AAAA records"));
-    }
     let first = services.iter().map(|service| service.priority).min();
     services.retain(|service| Some(service.priority) == first);
-    // A target of "." says that the service is not there.
-    services.retain(|service| !service.target.is_root());
-    let scale = Scale::of(services.iter().map(|service| service.weight), max);
+    services
+}
+
+/// Each service with its target's addresses.
+async fn hosts(lookup: &Lookup, services: Vec<SRV>) -> Vec<(SRV, Timed<Host>)> {
+    let deadline = Instant::now() + TARGETS_WITHIN;
     let looks = services.into_iter().map(|service| async move {
         let target = service.target.to_utf8();
-        let (addresses, ttl) = addresses(resolver, &target).await?;
-        let weight = scale.weight(service.weight);
-        let label = target.trim_end_matches('.').parse().ok();
-        Ok::<_, String>((endpoints(&addresses, service.port, label, weight)?, ttl))
+        let host = timeout_at(deadline, lookup.host(&target)).await;
+        let late = |_| Err(format!("{target}: no answer in time"));
+        (service, host.unwrap_or_else(late))
     });
-    let found: Vec<(Vec<Endpoint>, Duration)> =
-        stream::iter(looks).buffer_unordered(AT_ONCE).try_collect().await?;
-    let ttl = found.iter().map(|(_, ttl)| *ttl).fold(ttl, Duration::min);
-    Ok((found.into_iter().flat_map(|(endpoints, _)| endpoints).collect(), ttl))
+    stream::iter(looks).buffer_unordered(AT_ONCE).collect().await
 }
 
-fn endpoints(
-    addresses: &[IpAddr],
+fn endpoint(
+    ip: std::net::IpAddr,
     port: u16,
-    name: Option<Label>,
+    name: Option<&Label>,
     weight: Option<Weight>,
-) -> Result<Vec<Endpoint>, String> {
-    let endpoint = |ip: &IpAddr| {
-        let address = ServerAddress::new(*ip, port).map_err(|error| error.to_string())?;
-        // DNS knows no better identity than the address.
-        let id = address.to_string().parse().map_err(|e: crate::model::NameError| e.to_string())?;
-        let (group, zone, leaving) = (None, None, false);
-        Ok(Endpoint { id, address, name: name.clone(), group, zone, weight, leaving })
-    };
-    addresses.iter().map(endpoint).collect()
-}
-
-/// The records of one type. A name that exists without any gives none; all else is an error.
-async fn records(
-    resolver: &TokioResolver,
-    name: &str,
-    record_type: RecordType,
-) -> Seen<Vec<RData>> {
-    match resolver.lookup(name, record_type).await {
-        Ok(lookup) => {
-            let ttl = lookup.answers().iter().map(|record| record.ttl).min().unwrap_or(0);
-            let wanted = lookup.answers().iter().filter(|r| r.record_type() == record_type);
-            let data = wanted.map(|record| record.data.clone()).collect();
-            Ok((data, Duration::from_secs(ttl.into())))
-        }
-        Err(NetError::Dns(DnsError::NoRecordsFound(none)))
-            if none.response_code == ResponseCode::NoError =>
-        {
-            // The other family's answer decides; alone it says nothing for long.
-            Ok((
-                Vec::new(),
-                none.negative_ttl.map_or(*TTL.end(), |s| Duration::from_secs(s.into())),
-            ))
-        }
-        Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
-            Err(format!("{name} {record_type}: {}", none.response_code))
-        }
-        Err(error) => Err(format!("{name} {record_type}: {error}")),
-    }
+) -> Result<Endpoint, String> {
+    let address = ServerAddress::new(ip, port).map_err(|error| error.to_string())?;
+    // DNS knows no better identity than the address.
+    let id = address.to_string().parse().map_err(|e: crate::model::NameError| e.to_string())?;
+    let (group, zone, leaving) = (None, None, false);
+    Ok(Endpoint { id, address, name: name.cloned(), group, zone, weight, leaving })
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::net::SocketAddr;
     use std::sync::{Arc, Mutex};
 
-    use hickory_resolver::proto::op::{Message, MessageType, OpCode};
+    use hickory_resolver::proto::op::{Message, MessageType, OpCode, ResponseCode};
     use hickory_resolver::proto::rr::rdata::{A, AAAA};
     use hickory_resolver::proto::rr::{Name, Record};
     use tokio::net::UdpSocket;
 
     use super::*;
     use crate::daemon::{OwnedTask, spawn_owned};
-    use crate::discover::sources::SourceOptions;
+    use crate::discover::plan::Family;
+    use crate::discover::shared::Shared;
+    use crate::discover::sources::{Resolve, SourceOptions};
     use crate::store::MemoryStore;
 
     /// What the server answers to a name and type; nothing: NOERROR without records.
@@ -238,13 +269,13 @@ mod tests {
             Self { address, zone, asked, ttl, _task: task }
         }
 
-        async fn look(&self, name: &str) -> Seen<Answer> {
+        async fn look(&self, name: &str) -> Timed<Answer> {
             look(&name.parse().unwrap(), &self.context()).await
         }
 
         fn context(&self) -> SourceContext {
             SourceContext {
-                store: Arc::new(MemoryStore::new()),
+                shared: Shared::new(Arc::new(MemoryStore::new()), 1, Duration::from_secs(10)),
                 backend: "web".parse().unwrap(),
                 look_every: Duration::from_secs(5),
                 max_weight: Weight::saturating(100),
@@ -301,10 +332,7 @@ mod tests {
     async fn a_port_takes_all_addresses_of_both_families() {
         let zone = Zone::from([
             (("web.test", RecordType::A), Ok(vec![a("10.0.0.2"), a("10.0.0.1"), a("10.0.0.2")])),
-            (
-                ("web.test", RecordType::AAAA),
-                Ok(vec![RData::AAAA(AAAA("2001:db8::1".parse().unwrap()))]),
-            ),
+            (("web.test", RecordType::AAAA), Ok(vec![aaaa("2001:db8::1")])),
         ]);
         let server = Server::start(zone, 7).await;
         let (answer, ttl) = server.look("web.test.:80").await.unwrap();
@@ -312,19 +340,22 @@ mod tests {
         assert_eq!(ttl, Duration::from_secs(u64::from(server.ttl)));
     }
 
+    fn aaaa(ip: &str) -> RData {
+        RData::AAAA(AAAA(ip.parse().unwrap()))
+    }
+
     #[tokio::test]
-    async fn one_family_that_fails_is_an_error_and_none_at_all_too() {
+    async fn a_name_without_any_address_is_an_error() {
         let zone = Zone::from([
-            (("half.test", RecordType::A), Ok(vec![a("10.0.0.1")])),
-            (("half.test", RecordType::AAAA), Err(ResponseCode::ServFail)),
             (("gone.test", RecordType::A), Err(ResponseCode::NXDomain)),
             (("gone.test", RecordType::AAAA), Err(ResponseCode::NXDomain)),
+            (("empty.test", RecordType::AAAA), Err(ResponseCode::ServFail)),
             (("multicast.test", RecordType::A), Ok(vec![a("224.0.0.1")])),
         ]);
         let server = Server::start(zone, 7).await;
         for (name, says) in [
-            ("half.test.:80", "AAAA"),
             ("gone.test.:80", "Non-Existent Domain"),
+            ("empty.test.:80", "AAAA"),
             ("bare.test.:80", "neither A nor AAAA"),
             ("multicast.test.:80", "224.0.0.1"),
             ("bare.test.", "no SRV records"),
@@ -332,6 +363,94 @@ mod tests {
             let error = server.look(name).await.unwrap_err();
             assert!(error.contains(says), "{name}: {error}");
         }
+    }
+
+    #[tokio::test]
+    async fn one_family_that_fails_and_one_address_that_is_none_spoil_no_other() {
+        let good = Ok(vec![a("10.0.0.1"), a("0.0.0.0")]);
+        let zone = Zone::from([
+            (("half.test", RecordType::A), good),
+            (("half.test", RecordType::AAAA), Err(ResponseCode::ServFail)),
+            (("other.test", RecordType::A), Err(ResponseCode::ServFail)),
+            (("other.test", RecordType::AAAA), Ok(vec![aaaa("2001:db8::8")])),
+        ]);
+        let server = Server::start(zone, 7).await;
+        for (name, address, family) in [
+            ("half.test.:80", "10.0.0.1:80", Family::Ipv6),
+            ("other.test.:80", "[2001:db8::8]:80", Family::Ipv4),
+        ] {
+            let (answer, ttl) = server.look(name).await.unwrap();
+            assert_eq!(addresses_of(&answer), [address]);
+            let unread = Servers { family: Some(family), ..Servers::default() };
+            assert_eq!((answer.unread, ttl), ([unread].into(), AGAIN_AFTER));
+            let notes = answer.notes.join("; ");
+            assert!(
+                notes.contains("Server Failure") && notes.contains("stay as they are"),
+                "{notes}"
+            );
+            assert_eq!(notes.contains("0.0.0.0"), name.starts_with("half"), "{notes}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_host_of_both_families_takes_a_slot_for_each_or_for_the_one_that_is_wanted() {
+        let v6 = || Ok(vec![aaaa("2001:db8::1")]);
+        let zone = Zone::from([
+            (("dual.test", RecordType::A), Ok(vec![a("10.0.0.1")])),
+            (("dual.test", RecordType::AAAA), v6()),
+            (("six.test", RecordType::AAAA), v6()),
+            (("gslb.test", RecordType::A), Ok(vec![a("10.0.0.1")])),
+            (("gslb.test", RecordType::AAAA), Err(ResponseCode::ServFail)),
+        ]);
+        let server = Server::start(zone, 7).await;
+        let look = async |name: &str, resolve| {
+            let mut context = server.context();
+            context.options.resolve = resolve;
+            look(&name.parse().unwrap(), &context).await
+        };
+        let (v4, v6) = ("10.0.0.1:80", "[2001:db8::1]:80");
+        for (name, resolve, expected) in [
+            ("dual.test.:80", Some(Resolve::Ipv4), vec![v4]),
+            ("dual.test.:80", Some(Resolve::Ipv6), vec![v6]),
+            ("dual.test.:80", Some(Resolve::Both), vec![v4, v6]),
+            ("six.test.:80", Some(Resolve::Ipv4), vec![v6]),
+            ("gslb.test.:80", Some(Resolve::Ipv4), vec![v4]),
+        ] {
+            let (answer, _) = look(name, resolve).await.unwrap();
+            assert_eq!(addresses_of(&answer), expected, "{name} {resolve:?}");
+            assert!(answer.notes.is_empty() && answer.unread.is_empty(), "{answer:?}");
+        }
+        // An error is not the same as having none.
+        look("gslb.test.:80", Some(Resolve::Ipv6)).await.unwrap_err();
+        let (unsaid, _) = look("dual.test.:80", None).await.unwrap();
+        assert_eq!(addresses_of(&unsaid), [v4, v6]);
+        assert!(unsaid.notes[0].contains("resolve = \"ipv4\""), "{:?}", unsaid.notes);
+    }
+
+    #[tokio::test]
+    async fn a_target_that_cannot_be_read_is_left_as_it_is_and_holds_up_no_other() {
+        let services = ["a", "gone", "broken"].map(|n| srv(1, 1, 80, &format!("{n}.test.")));
+        let dead = vec![srv(1, 1, 80, "gone.test."), srv(1, 1, 80, "broken.test.")];
+        let zone = Zone::from([
+            (("_http._tcp.test", RecordType::SRV), Ok(services.to_vec())),
+            (("_dead._tcp.test", RecordType::SRV), Ok(dead)),
+            (("a.test", RecordType::A), Ok(vec![a("10.0.0.1")])),
+            (("gone.test", RecordType::A), Err(ResponseCode::NXDomain)),
+            (("gone.test", RecordType::AAAA), Err(ResponseCode::NXDomain)),
+            (("broken.test", RecordType::A), Err(ResponseCode::ServFail)),
+            (("broken.test", RecordType::AAAA), Err(ResponseCode::ServFail)),
+        ]);
+        let server = Server::start(zone, 7).await;
+        let (answer, ttl) = server.look("_http._tcp.test.").await.unwrap();
+        assert_eq!((addresses_of(&answer), ttl), (vec!["10.0.0.1:80".to_owned()], AGAIN_AFTER));
+        let of = |name: &str| Servers { name: Some(name.parse().unwrap()), ..Servers::default() };
+        assert_eq!(answer.unread, [of("gone.test"), of("broken.test")].into());
+        let notes = answer.notes.join("; ");
+        for says in ["the servers of gone.test stay", "the servers of broken.test stay"] {
+            assert!(notes.contains(says), "{notes}");
+        }
+        let error = server.look("_dead._tcp.test.").await.unwrap_err();
+        assert!(error.contains("gone.test") && error.contains("broken.test"), "{error}");
     }
 
     #[tokio::test]
@@ -362,8 +481,6 @@ mod tests {
             ("10.0.0.2:8003", 1, "b.test"),
         ];
         assert_eq!(seen, expected.map(|(a, w, n)| (a.to_owned(), w, n.to_owned())));
-        server.zone.lock().unwrap().insert(("b.test", RecordType::A), Err(ResponseCode::ServFail));
-        server.look("_http._tcp.test.").await.unwrap_err();
     }
 
     #[tokio::test]

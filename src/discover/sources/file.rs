@@ -1,4 +1,5 @@
 mod format;
+mod names;
 
 use std::collections::BTreeSet;
 use std::fs::Metadata;
@@ -8,15 +9,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use rustix::fs::OFlags;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-pub(super) use format::Format;
+#[cfg(any(test, fuzzing))]
+pub(super) use format::Place;
+pub(super) use format::{Format, Listed};
+use names::Names;
 
 use super::{SourceContext, Teller};
-use crate::discover::plan::Answer;
 use crate::model::EndpointId;
 
 /// A list of endpoints is far smaller; a larger file is a mistake, such as a log.
@@ -37,18 +39,30 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// file systems that tell nothing, and folders that come later).
 pub(super) async fn run(path: PathBuf, context: SourceContext, teller: Teller) {
     let stirred = Arc::new(Notify::new());
-    let mut watcher = None;
-    let mut last = Last::default();
+    let mut followed = None;
+    let (mut last, mut names) = (Last::default(), Names::default());
     loop {
-        if watcher.is_none() {
-            watcher = watch_folder(&path, stirred.clone());
+        if followed.is_none() {
+            followed = context.shared.folders.follow(&path, &stirred);
         }
         // Before the look, so that a change during it is not missed.
         let seen = Fingerprint::of(&path);
-        let look = look(&path, &mut last).await;
+        let look = match look(&path, &mut last).await {
+            Ok(list) => {
+                // A name whose server is silent holds up no change of the file.
+                tokio::select! {
+                    () = names.refresh(&list, &context.options) => {}
+                    () = becomes_another(&path, &seen, &stirred) => stirred.notify_one(),
+                }
+                names.answer(&list).map_err(|error| format!("{}: {error}", path.display()))
+            }
+            Err(error) => Err(error),
+        };
         teller.tell(look);
+        let next = Instant::now() + context.look_every;
+        let next = names.due().map_or(next, |due| next.min(due));
         let changes = becomes_another(&path, &seen, &stirred);
-        _ = tokio::time::timeout(context.look_every, changes).await.is_ok();
+        _ = tokio::time::timeout_at(next, changes).await.is_ok();
     }
 }
 
@@ -66,22 +80,22 @@ async fn becomes_another(path: &Path, seen: &Result<Fingerprint, String>, stirre
 /// What is known of the file.
 #[derive(Debug, Default)]
 struct Last {
-    read: Option<(Fingerprint, Result<Answer, String>)>,
+    read: Option<(Fingerprint, Result<Vec<Listed>, String>)>,
     /// The last good list, and who was in it.
     believed: Option<(Fingerprint, BTreeSet<EndpointId>)>,
 }
 
 /// Reads the file if it is another one than at the last look, once it is left alone.
-async fn look(path: &Path, last: &mut Last) -> Result<Answer, String> {
-    let answer = settled(path, last).await?;
+async fn look(path: &Path, last: &mut Last) -> Result<Vec<Listed>, String> {
+    let list = settled(path, last).await?;
     if let Some((read, _)) = &last.read {
-        last.believed = Some((*read, answer.endpoints.keys().cloned().collect()));
+        last.believed = Some((*read, list.iter().map(|listed| listed.id.clone()).collect()));
     }
-    Ok(answer)
+    Ok(list)
 }
 
 /// Waits until the file has stopped changing, so that half a list is never taken for a whole one.
-async fn settled(path: &Path, last: &mut Last) -> Result<Answer, String> {
+async fn settled(path: &Path, last: &mut Last) -> Result<Vec<Listed>, String> {
     let started = Instant::now();
     let mut first_seen: Option<(Fingerprint, Instant)> = None;
     loop {
@@ -96,7 +110,7 @@ async fn settled(path: &Path, last: &mut Last) -> Result<Answer, String> {
         if for_time(SETTLE) {
             let result = read_if_new(path, now, last).await;
             match result {
-                Some(Ok(answer)) if may_be_half(&now, &answer, last) && !for_time(SETTLE_LOSS) => {}
+                Some(Ok(list)) if may_be_half(&now, &list, last) && !for_time(SETTLE_LOSS) => {}
                 Some(result) => return result,
                 // Replaced in between.
                 None => {}
@@ -112,9 +126,10 @@ async fn settled(path: &Path, last: &mut Last) -> Result<Answer, String> {
     }
 }
 
-fn may_be_half(now: &Fingerprint, answer: &Answer, last: &Last) -> bool {
+fn may_be_half(now: &Fingerprint, list: &[Listed], last: &Last) -> bool {
     let Some((believed, known)) = &last.believed else { return false };
-    now.is_same_file(believed) && known.iter().any(|id| !answer.endpoints.contains_key(id))
+    let listed: BTreeSet<&EndpointId> = list.iter().map(|listed| &listed.id).collect();
+    now.is_same_file(believed) && known.iter().any(|id| !listed.contains(id))
 }
 
 /// What the file says; `None` if it is not the one of this fingerprint any more.
@@ -122,7 +137,7 @@ async fn read_if_new(
     path: &Path,
     seen: Fingerprint,
     last: &mut Last,
-) -> Option<Result<Answer, String>> {
+) -> Option<Result<Vec<Listed>, String>> {
     if let Some((read, result)) = &last.read
         && *read == seen
     {
@@ -212,7 +227,7 @@ fn check_kind(path: &Path, metadata: &Metadata) -> Result<(), String> {
 }
 
 /// What the file says, and which one it was: a link may lead to another one by now.
-fn read(path: &Path) -> Result<(Fingerprint, Result<Answer, String>), String> {
+fn read(path: &Path) -> Result<(Fingerprint, Result<Vec<Listed>, String>), String> {
     let failed = |error| cannot_read(path, &error);
     // A pipe that has taken the file's place would wait for a writer for ever.
     let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
@@ -227,39 +242,15 @@ fn read(path: &Path) -> Result<(Fingerprint, Result<Answer, String>), String> {
     Ok((read, parse(path, &bytes)))
 }
 
-fn parse(path: &Path, bytes: &[u8]) -> Result<Answer, String> {
+fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Listed>, String> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let line = 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
         format!("{}:{line}: what stands there is not UTF-8: save the file as UTF-8", path.display())
     })?;
-    let endpoints = Format::of(path)?.parse(text).map_err(|problem| match problem.line {
+    Format::of(path)?.parse(text).map_err(|problem| match problem.line {
         Some(line) => format!("{}:{line}: {}", path.display(), problem.message),
         None => format!("{}: {}", path.display(), problem.message),
-    })?;
-    Ok(Answer::of(endpoints))
-}
-
-/// Watches the folder, since a file that is replaced takes its own watch with it. Without one the
-/// poll has to do.
-fn watch_folder(path: &Path, stirred: Arc<Notify>) -> Option<RecommendedWatcher> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let told = move |event: notify::Result<notify::Event>| {
-        // Reading the file is an event too, and no reason to read it again.
-        if event.is_ok_and(|event| !matches!(event.kind, EventKind::Access(_))) {
-            stirred.notify_one();
-        }
-    };
-    let mut watcher = notify::recommended_watcher(told).ok()?;
-    match watcher.watch(folder, RecursiveMode::NonRecursive) {
-        Ok(()) => Some(watcher),
-        Err(error) => {
-            tracing::debug!(folder = %folder.display(), %error, "the file is polled only");
-            None
-        }
-    }
+    })
 }
 
 #[cfg(test)]
@@ -268,7 +259,7 @@ mod tests {
 
     use super::*;
 
-    async fn read_once(path: &Path) -> Result<Answer, String> {
+    async fn read_once(path: &Path) -> Result<Vec<Listed>, String> {
         look(path, &mut Last::default()).await
     }
 
@@ -324,7 +315,7 @@ mod tests {
             }
         };
         let (answer, ()) = tokio::join!(read_once(&path), writer);
-        assert_eq!(answer.unwrap().endpoints.len(), 5);
+        assert_eq!(answer.unwrap().len(), 5);
     }
 
     #[tokio::test]
@@ -346,7 +337,7 @@ mod tests {
             }
         };
         tokio::select! {
-            answer = look(&path, &mut last) => assert_eq!(answer.unwrap().endpoints.len(), 1),
+            answer = look(&path, &mut last) => assert_eq!(answer.unwrap().len(), 1),
             () = writer => panic!("no list was read among twenty"),
         }
     }

@@ -4,11 +4,13 @@ mod asg;
 mod consul;
 mod dns;
 mod file;
+mod folders;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod metrics;
 mod options;
 mod registry;
+mod resolve;
 mod scale;
 
 use std::collections::BTreeSet;
@@ -22,17 +24,19 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::plan::Answer;
+use super::shared::Shared;
 use crate::config::{Kind, from_str_setting};
 use crate::daemon::{OwnedTask, spawn_owned};
 use crate::model::{BackendName, EndpointId};
-use crate::store::SharedStore;
 use crate::text;
 
 pub use asg::{AsgOptions, AsgSpec, InstanceAddress};
 pub use consul::{ConsulOptions, ConsulServices};
 pub use dns::DnsName;
+pub use folders::Folders;
 pub use metrics::describe;
 pub use options::{SourceFlags, SourceOptions};
+pub use resolve::Resolve;
 
 /// What a source can be written as.
 pub const FORMS: &str =
@@ -56,7 +60,7 @@ pub enum SourceSpec {
 /// What a source needs beside its spec.
 #[derive(Debug, Clone)]
 pub struct SourceContext {
-    pub store: SharedStore,
+    pub shared: Shared,
     pub backend: BackendName,
     /// At most this long between two looks, so that an answer is known to be fresh.
     pub look_every: Duration,

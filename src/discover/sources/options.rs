@@ -2,6 +2,7 @@ use std::net::SocketAddr;
 
 use super::asg::{AsgFlags, AsgOptions};
 use super::consul::{ConsulFlags, ConsulOptions};
+use super::resolve::Resolve;
 use crate::aws::RegionName;
 use crate::config::{Flags, Reader};
 
@@ -10,6 +11,8 @@ use crate::config::{Flags, Reader};
 pub struct SourceOptions {
     /// Instead of those of `/etc/resolv.conf`.
     pub dns_server: Option<SocketAddr>,
+    /// Which addresses of a host are taken; where it is not set, all are.
+    pub resolve: Option<Resolve>,
     /// Of what is in AWS: before `AWS_REGION`, the profile and the instance's own.
     pub aws_region: Option<RegionName>,
     pub asg: AsgOptions,
@@ -21,8 +24,17 @@ impl SourceOptions {
     pub fn read(reader: &mut Reader, base: &str, default: &Self) -> Self {
         let path = |name: &str| format!("{base}.{name}");
         let region = reader.find(&path("aws-region"));
+        let dns_server: Option<SocketAddr> = reader.find(&path("dns-server"));
+        if let Some(SocketAddr::V6(server)) = dns_server
+            && server.scope_id() != 0
+        {
+            let message = "the DNS server's address has a zone, which cannot be used here: \
+                           give an address that is not link-local";
+            reader.problem(&path("dns-server"), message);
+        }
         Self {
-            dns_server: reader.find(&path("dns-server")).or(default.dns_server),
+            dns_server: dns_server.or(default.dns_server),
+            resolve: reader.find(&path("resolve")).or(default.resolve),
             aws_region: region.or_else(|| default.aws_region.clone()),
             asg: AsgOptions::read(reader, base, &default.asg),
             consul: ConsulOptions::read(reader, base, &default.consul),
@@ -36,6 +48,11 @@ pub struct SourceFlags {
     /// Ask this DNS server instead of those in /etc/resolv.conf
     #[arg(long, value_name = "IP:PORT", help_heading = "Sources")]
     dns_server: Option<String>,
+
+    /// Which addresses of a host name are taken: ipv4 (IPv6 only where it has no other), ipv6, or
+    /// both [default: both]
+    #[arg(long, value_name = "FAMILY", help_heading = "Sources")]
+    resolve: Option<String>,
 
     /// The region of what is in AWS [default: that of AWS_REGION, the profile or the instance]
     #[arg(long, value_name = "REGION", help_heading = "Sources")]
@@ -51,11 +68,12 @@ pub struct SourceFlags {
 impl SourceFlags {
     /// As settings under a path.
     pub fn set(&self, base: &str, flags: Flags) -> Flags {
-        let Self { dns_server, aws_region, asg, consul } = self;
+        let Self { dns_server, resolve, aws_region, asg, consul } = self;
         let path = |name: &str| format!("{base}.{name}");
         consul
             .set(base, asg.set(base, flags))
             .set(&path("dns-server"), "--dns-server", dns_server.as_ref())
+            .set(&path("resolve"), "--resolve", resolve.as_ref())
             .set(&path("aws-region"), "--aws-region", aws_region.as_ref())
     }
 }

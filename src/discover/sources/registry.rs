@@ -1,17 +1,15 @@
 use super::{SourceContext, Teller};
 use crate::daemon::Backoff;
 use crate::discover::plan::Answer;
-use crate::model::keys;
 use crate::registry;
 use crate::store::{Entry, Mirror};
 use std::time::Duration;
 
 /// Follows a backend's registrations.
 pub(super) async fn run(context: SourceContext, teller: Teller) {
-    let prefix = keys::registry(&context.backend);
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
     let watch = loop {
-        match context.store.watch(&prefix).await {
+        match context.shared.registrations(&context.backend).await {
             Ok(watch) => break watch,
             Err(error) => {
                 teller.tell(Err(error.to_string()));
@@ -22,12 +20,15 @@ pub(super) async fn run(context: SourceContext, teller: Teller) {
     let mut mirror = Mirror::new(watch);
     mirror.ready().await;
     loop {
-        teller.tell(match mirror.stale() {
+        let seen = match mirror.stale() {
             Some(error) => Err(error.to_string()),
             None => Ok(answer(mirror.entries().values())),
-        });
-        // A whole watch is a fresh look at any time.
-        _ = tokio::time::timeout(context.look_every, mirror.changed()).await.is_ok();
+        };
+        teller.tell(seen.clone());
+        // A whole watch is a fresh look at any time, which need not be read again.
+        while tokio::time::timeout(context.look_every, mirror.changed()).await.is_err() {
+            teller.tell(seen.clone());
+        }
     }
 }
 
@@ -47,7 +48,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::store::Revision;
+    use crate::store::{LeaseId, Revision};
 
     #[test]
     fn what_cannot_be_read_is_neither_placed_nor_missing() {
@@ -57,7 +58,7 @@ mod tests {
             value: Bytes::from_static(value.as_bytes()),
             created: Revision(1),
             modified: Revision(1),
-            lease: None,
+            lease: Some(LeaseId(1)),
         });
         let answer = answer(entries.iter());
         assert_eq!(answer.endpoints.len(), 1);

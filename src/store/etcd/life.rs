@@ -29,6 +29,31 @@ impl Shared {
         })))
     }
 
+    /// Gives the store another life than this one, unless somebody else was quicker: an older
+    /// snapshot has brought its life along, which must not pass for the one that was known.
+    pub(super) async fn begin_life(&self, ask: &Ask, old: &StoreLife) -> Result<()> {
+        let place = self.keyspace.life();
+        let found = self.members.call(ask, |client| range(client, place.clone(), None)).await?;
+        let Some(kv) = found.kvs().first().filter(|_| read(&found).as_ref() == Some(old)) else {
+            return Ok(());
+        };
+        let same = Compare::mod_revision(place.clone(), CompareOp::Equal, kv.mod_revision());
+        let put = TxnOp::put(place, StoreLife::random().as_str(), None);
+        let txn = Txn::new().when([same]).and_then([put]);
+        let send = |client: Client| {
+            let txn = txn.clone();
+            async move { client.kv_client().txn(txn).await }
+        };
+        self.members.call(ask, send).await.map(|_answer| ())
+    }
+
+    /// The newest revision.
+    pub(super) async fn head(&self, ask: &Ask) -> Result<Revision> {
+        let place = self.keyspace.life();
+        let found = self.members.call(ask, |client| range(client, place.clone(), None)).await?;
+        Ok(convert::revision_of(found.header()))
+    }
+
     async fn make_life(&self) -> Result<StoreLife> {
         let place = self.keyspace.life();
         let absent = Compare::create_revision(place.clone(), CompareOp::Equal, 0);

@@ -11,13 +11,14 @@ use super::members::{Ask, Effect};
 use super::trouble::Trouble;
 use super::{NAME, Shared, convert};
 use crate::daemon::Backoff;
-use crate::store::{Error, ErrorKind, Prefix, Result, Revision, Watch, WatchEvent};
+use crate::store::{Error, ErrorKind, Prefix, Result, Revision, StoreLife, Watch, WatchEvent};
 
 pub(super) fn start(shared: Arc<Shared>, prefix: Prefix) -> Watch {
     let watcher = Watcher {
         shared,
         prefix,
         following: None,
+        known: None,
         pending: VecDeque::new(),
         interrupted: false,
         backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
@@ -35,6 +36,8 @@ struct Watcher {
     prefix: Prefix,
     /// `None` when a listing must come first.
     following: Option<WatchStream>,
+    /// What was said last: in which life, and up to where.
+    known: Option<(StoreLife, Revision)>,
     pending: VecDeque<WatchEvent>,
     /// Whether the break that is on was said already.
     interrupted: bool,
@@ -64,18 +67,37 @@ impl Watcher {
         if self.interrupted {
             self.backoff.wait().await;
         }
-        let listing = self.shared.list(&self.prefix).await?;
+        let mut listing = self.shared.list(&self.prefix).await?;
+        if let Some((life, revision)) = &self.known
+            && listing.revision < *revision
+        {
+            let (known, found) = (revision, listing.revision);
+            tracing::warn!(%known, %found, "the store went back: was its cluster restored?");
+            if *life == listing.life {
+                self.begin_life(life).await;
+                listing = self.shared.list(&self.prefix).await?;
+            }
+        }
         self.following = Some(self.open(listing.revision).await?);
+        self.known = Some((listing.life.clone(), listing.revision));
         self.interrupted = false;
         self.pending.push_back(WatchEvent::Reset(listing));
         Ok(())
+    }
+
+    async fn begin_life(&self, old: &StoreLife) {
+        if let Err(error) = self.shared.begin_life(&self.ask(), old).await {
+            tracing::warn!(%error, "cannot tell the store's lives apart");
+        }
     }
 
     async fn open(&self, listed: Revision) -> Result<WatchStream> {
         let (start, end) = self.shared.keyspace.range(&self.prefix);
         let options = WatchOptions::new()
             .with_range(end)
-            .with_start_revision(convert::signed(listed).saturating_add(1));
+            .with_start_revision(convert::signed(listed).saturating_add(1))
+            // A proxy may carry a watch over to another cluster, where it would wait for ever.
+            .with_progress_notify();
         let send = |client: Client| {
             let (start, options) = (start.clone(), options.clone());
             async move {
@@ -96,10 +118,24 @@ impl Watcher {
         if answer.canceled() {
             return self.cancelled(&answer);
         }
+        if self.is_past(&answer).await? {
+            return Ok(());
+        }
         let commits = self.shared.keyspace.commits(answer.events());
+        if let (Some((_, known)), Some(last)) = (&mut self.known, commits.last()) {
+            *known = last[0].revision();
+        }
         self.pending.extend(commits.into_iter().map(WatchEvent::Changed));
         self.following = Some(stream);
         Ok(())
+    }
+
+    /// Whether the cluster, not only the member that answers, is behind what was said already: it
+    /// is another one then, whose commits would be missed.
+    async fn is_past(&self, answer: &WatchResponse) -> Result<bool> {
+        let Some((_, known)) = &self.known else { return Ok(false) };
+        let behind = convert::revision_of(answer.header()) < *known;
+        Ok(behind && self.shared.head(&self.ask()).await? < *known)
     }
 
     fn cancelled(&self, answer: &WatchResponse) -> Result<()> {

@@ -54,6 +54,12 @@ pub(super) fn life(db: &Connection) -> Outcome<StoreLife> {
     Ok(StoreLife::new(text))
 }
 
+/// Begins another life of the store. Revisions go on from where they are.
+pub(super) fn begin_life(db: &Connection) -> Outcome<()> {
+    db.execute("UPDATE meta SET life = ?1", [StoreLife::random().as_str()])?;
+    Ok(())
+}
+
 pub(super) fn get(db: &Connection, key: &str) -> Outcome<Option<Stored>> {
     let mut statement = db.prepare_cached(
         "SELECT key, value, created, modified, lease FROM entries WHERE key = ?1",

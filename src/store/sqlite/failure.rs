@@ -8,7 +8,7 @@ use crate::store::{Error, ErrorKind, LeaseId};
 pub(super) const NAME: &str = "sqlite";
 
 /// Why something did not work, before it is known which operation it was part of.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Failure {
     kind: ErrorKind,
     reason: String,
@@ -29,6 +29,15 @@ impl Failure {
 
     pub(super) fn lease_expired(lease: LeaseId) -> Self {
         Self::new(ErrorKind::LeaseExpired, format!("lease {lease} has ended"))
+    }
+
+    pub(super) fn is_lease_expired(&self) -> bool {
+        self.kind == ErrorKind::LeaseExpired
+    }
+
+    /// Of a transaction that is to be done again otherwise.
+    pub(super) fn given_up() -> Self {
+        Self::new(ErrorKind::Unavailable, "the transaction was given up")
     }
 
     pub(super) fn corrupt(reason: impl Into<String>) -> Self {

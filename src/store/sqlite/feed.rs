@@ -12,8 +12,9 @@ use crate::store::{Change, Error, Prefix, StoreLife, WatchEvent};
 #[derive(Debug, Default)]
 pub(super) struct Feed {
     subscribers: Vec<Subscriber>,
-    /// The log was read up to here.
+    /// The log was read up to here, in this life of the store.
     position: i64,
+    life: StoreLife,
     /// [`Database::replaced`] when it was.
     file: u64,
     next_end: Option<i64>,
@@ -71,19 +72,37 @@ impl Feed {
         if self.is_idle() {
             return;
         }
-        // A replaced file may be found by this very read.
-        for _ in 0..2 {
+        // A replaced file may be found by this very read, and be found to be an older one by the
+        // next.
+        for _ in 0..3 {
             let news = database.read(|db| self.news(db));
             if database.replaced() != self.file {
                 self.file = database.replaced();
                 self.lose_all();
                 continue;
             }
-            return match news {
-                Ok(news) => self.tell(news),
-                Err(failure) => self.interrupt(&failure.into_error("watch", "")),
-            };
+            match news {
+                Ok(news) if self.is_older(&news) => self.begin_anew(database, &news),
+                Ok(news) => return self.tell(news),
+                Err(failure) => return self.interrupt(&failure.into_error("watch", "")),
+            }
         }
+    }
+
+    /// Whether an earlier copy was put in the place of the database: it has brought its life along.
+    fn is_older(&self, news: &News) -> bool {
+        news.head < self.position && news.life == self.life
+    }
+
+    /// Gives an earlier copy a life of its own, so that nobody takes it for what it was.
+    fn begin_anew(&mut self, database: &mut Database, news: &News) {
+        let (known, found) = (self.position, news.head);
+        tracing::warn!(known, found, "the store went back: was its file restored?");
+        if let Err(failure) = database.write(|s| data::begin_life(s.db)) {
+            tracing::warn!(error = %failure.into_error("watch", ""), "cannot tell the store's lives apart");
+        }
+        self.lose_all();
+        self.position = news.head;
     }
 
     fn lose_all(&mut self) {
@@ -95,8 +114,9 @@ impl Feed {
     }
 
     fn news(&self, db: &rusqlite::Connection) -> Outcome<News> {
-        let (head, trimmed) = data::head(db)?;
+        let ((head, trimmed), life) = (data::head(db)?, data::life(db)?);
         let changes = match self.position {
+            _ if life != self.life => None,
             position if position == head => Some(Vec::new()),
             position if position < trimmed || position > head => None,
             // Nobody is there who could be told.
@@ -110,7 +130,6 @@ impl Feed {
                 listings.push((place, data::list(db, &subscriber.whole)?));
             }
         }
-        let life = data::life(db)?;
         Ok(News { life, head, next_end: data::next_end(db)?, changes, listings })
     }
 
@@ -130,7 +149,7 @@ impl Feed {
                 subscriber.reset(news.life.clone(), news.head, listing);
             }
         }
-        self.position = news.head;
+        (self.life, self.position) = (news.life, news.head);
         self.next_end = news.next_end;
     }
 

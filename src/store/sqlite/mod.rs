@@ -26,7 +26,7 @@ use futures::stream;
 use tokio::sync::oneshot;
 
 use self::data::History;
-use self::database::{Database, Scope};
+use self::database::{Database, Scope, Writing};
 use self::failure::{Failure, NAME, Outcome};
 use self::feed::{State, Subscriber};
 use self::keys::{KeyScope, revision};
@@ -87,8 +87,32 @@ impl SqliteStore {
                 _ = reply.send(work(database)).is_ok();
             }
         };
+        self.ask(operation, subject, Job::Call(Box::new(call)), answer).await
+    }
+
+    /// Writes on the thread, together with what others write at that moment. The work may be done
+    /// more than once, of which only the last time counts.
+    async fn write<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        subject: impl fmt::Display + Send,
+        work: impl FnMut(&Scope<'_>) -> Outcome<T> + Send + 'static,
+    ) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let volatile = operation == "keep_alive";
+        let write = Writing { work, volatile, reply, result: None };
+        self.ask(operation, subject, Job::Write(Box::new(write)), answer).await
+    }
+
+    async fn ask<T>(
+        &self,
+        operation: &'static str,
+        subject: impl fmt::Display + Send,
+        job: Job,
+        answer: oneshot::Receiver<Outcome<T>>,
+    ) -> Result<T> {
         // A thread that has ended drops the reply, which says so below.
-        _ = self.jobs.send(Job::Call(Box::new(call))).is_ok();
+        _ = self.jobs.send(job).is_ok();
         let failure = match tokio::time::timeout(CALL_DEADLINE, answer).await {
             Ok(Ok(Ok(value))) => return Ok(value),
             Ok(Ok(Err(failure))) => failure,
@@ -152,8 +176,7 @@ impl Store for SqliteStore {
         let scope = self.scope.clone();
         let subject = txn.writes.first().map(|write| write.key().clone());
         let subject = subject.as_ref().map_or("", Key::as_str);
-        self.call("commit", subject, move |database| database.write(|s| commit(s, &scope, &txn)))
-            .await
+        self.write("commit", subject, move |s| commit(s, &scope, &txn)).await
     }
 
     async fn watch(&self, prefix: &Prefix) -> Result<Watch> {
@@ -179,25 +202,18 @@ impl Store for SqliteStore {
     async fn grant(&self, ttl: Duration) -> Result<Lease> {
         let ttl = ttl.min(MAX_TTL);
         let span = file::clock_span(ttl);
-        let id = self
-            .call("grant", "", move |database| database.write(|s| data::grant(s.db, span, s.now)))
-            .await?;
+        let id = self.write("grant", "", move |s| data::grant(s.db, span, s.now)).await?;
         Ok(Lease { id, ttl: granted(span) })
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<Duration> {
-        let work = move |database: &mut Database| {
-            database.write_volatile(|s| data::keep_alive(s.db, lease, s.now))
-        };
-        self.call("keep_alive", lease, work).await.map(granted)
+        let work = move |s: &Scope<'_>| data::keep_alive(s.db, lease, s.now);
+        self.write("keep_alive", lease, work).await.map(granted)
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<()> {
         let id = data::stored_lease(lease);
-        self.call("revoke", lease, move |database| {
-            database.write(|s| data::end_lease(s.db, id, s.history))
-        })
-        .await
+        self.write("revoke", lease, move |s| data::end_lease(s.db, id, s.history)).await
     }
 }
 
@@ -232,7 +248,7 @@ fn granted(span: i64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Mirror;
+    use crate::store::{Guard, Mirror};
 
     const SHORT: History = History { revisions: 10, bytes: 4000, every: 4 };
 
@@ -301,6 +317,49 @@ mod tests {
         store.keep_alive(lease.id).await.unwrap();
         store.keep_alive(LeaseId(7)).await.unwrap_err();
         assert_eq!(number(&store, "PRAGMA synchronous").await, FULL);
+    }
+
+    #[tokio::test]
+    async fn what_is_written_together_is_committed_one_by_one_and_fails_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path(), History::default()).await;
+        let mut watch = store.watch(&Prefix::root()).await.unwrap();
+        assert!(matches!(watch.next_event().await, WatchEvent::Reset(_)));
+        let limit = move |database: &mut Database| database.limit_pages(30);
+        store.call("get", "", limit).await.unwrap();
+        let key = |number: usize| -> Key { format!("k{number:02}").parse().unwrap() };
+        let writes = (0..20).map(|number| {
+            // One is too large for the disk, one meets a conflict.
+            let size = if number == 7 { 200_000 } else { 1 };
+            let txn = Txn::new().put(key(number), vec![0; size]);
+            let txn = if number == 9 { txn.guard(Guard::Absent(key(3))) } else { txn };
+            store.commit(txn)
+        });
+        // The thread sleeps until all are asked.
+        let (wake, asleep) = mpsc::channel::<()>();
+        let sleeping = store.call("get", "", move |_| Ok(asleep.recv().is_err()));
+        let writes = futures::future::join_all(writes);
+        let wakes = async {
+            tokio::task::yield_now().await;
+            drop(wake);
+        };
+        let (slept, results, ()) = tokio::join!(sleeping, writes, wakes);
+        assert!(slept.unwrap());
+        let mut revisions = Vec::new();
+        for (number, result) in results.into_iter().enumerate() {
+            match (number, result) {
+                (7, Err(error)) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}"),
+                (9, Ok(commit)) => assert_eq!(commit, Commit::Conflict),
+                (_, Ok(Commit::Committed(revision))) => revisions.push(revision),
+                (_, other) => panic!("{number}: {other:?}"),
+            }
+        }
+        assert_eq!(revisions.len(), 18);
+        for revision in revisions {
+            let event = watch.next_event().await;
+            let WatchEvent::Changed(changes) = &event else { panic!("{event:?}") };
+            assert!(matches!(&changes[..], [change] if change.revision() == revision), "{event:?}");
+        }
     }
 
     #[tokio::test]

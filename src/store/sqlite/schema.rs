@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
 use super::failure::{Failure, Outcome};
-use super::file;
-use crate::store::{ErrorKind, StoreLife};
+use super::{data, file};
+use crate::store::ErrorKind;
 
 /// `lbct`, in the header of every database of ours.
 const APPLICATION_ID: i32 = 0x6c62_6374;
@@ -23,7 +23,7 @@ const WAL_LIMIT: i64 = 8 * 1024 * 1024;
 
 /// `changes.value` is null for a deletion. Every change up to `meta.trimmed` is gone. `leases.ends`
 /// counts milliseconds of the host's boot clock, and holds for one boot only: `meta.boot`. `meta`
-/// has one more column, `life`: see [`begin_life`].
+/// has one more column, `life`: see [`give_life`].
 const SCHEMA: &str = "
     CREATE TABLE meta (
         only INTEGER PRIMARY KEY CHECK (only = 1),
@@ -83,7 +83,7 @@ pub(super) fn connect(path: &Path) -> Outcome<Connection> {
     if fresh {
         create(&mut connection)?;
     }
-    begin_life(&mut connection)?;
+    give_life(&mut connection)?;
     end_leases_of_another_boot(&mut connection)?;
     Ok(connection)
 }
@@ -147,7 +147,7 @@ fn create(connection: &mut Connection) -> Outcome<()> {
 
 /// Writes down which life of the store this is, unless that was done. The first format had no place
 /// for it, and a program that knows no other leaves the column alone.
-fn begin_life(connection: &mut Connection) -> Outcome<()> {
+fn give_life(connection: &mut Connection) -> Outcome<()> {
     let known = |txn: &Connection| -> Outcome<bool> {
         let there = "SELECT 1 FROM pragma_table_info('meta') WHERE name = 'life'";
         Ok(txn.prepare(there)?.exists([])?)
@@ -158,7 +158,7 @@ fn begin_life(connection: &mut Connection) -> Outcome<()> {
     let txn = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if !known(&txn)? {
         txn.execute("ALTER TABLE meta ADD COLUMN life TEXT NOT NULL DEFAULT ''", [])?;
-        txn.execute("UPDATE meta SET life = ?1", [StoreLife::random().as_str()])?;
+        data::begin_life(&txn)?;
     }
     txn.commit().map_err(Failure::of_commit)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 
-use super::database::Database;
+use super::database::{Database, Write};
 use super::feed::{Feed, Subscriber};
 use super::file;
 
@@ -18,9 +18,13 @@ const POLL: Duration = Duration::from_millis(250);
 /// The same where this host has no file events left to give.
 const POLL_WITHOUT_EVENTS: Duration = Duration::from_millis(20);
 
+/// How much the thread takes on at once: it tells watchers in between.
+const MOST: usize = 256;
+
 /// What the thread is asked.
 pub(super) enum Job {
     Call(Box<dyn FnOnce(&mut Database) + Send>),
+    Write(Box<dyn Write>),
     Subscribe(Subscriber),
     /// Another process may have committed.
     Wake,
@@ -50,15 +54,34 @@ impl Worker {
                 Some(patience) => jobs.recv_timeout(patience),
             };
             match job {
-                Ok(Job::Call(call)) => call(&mut self.database),
-                Ok(Job::Subscribe(subscriber)) => {
-                    self.listen();
-                    self.feed.subscribe(subscriber);
-                }
-                Ok(Job::Wake) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(job) => self.work(std::iter::once(job).chain(jobs.try_iter()).take(MOST)),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.feed.run(&mut self.database);
+        }
+    }
+
+    /// Does all that has been asked by now: what is to be written at one go, since the disk's time
+    /// for many writes is that for one. Nobody who asks waits for an answer before the other's.
+    fn work(&mut self, jobs: impl Iterator<Item = Job>) {
+        let (mut writes, mut others) = (Vec::new(), Vec::new());
+        for job in jobs {
+            match job {
+                Job::Write(write) => writes.push(write),
+                other => others.push(other),
+            }
+        }
+        self.database.write_all(writes);
+        for job in others {
+            match job {
+                Job::Call(call) => call(&mut self.database),
+                Job::Subscribe(subscriber) => {
+                    self.listen();
+                    self.feed.subscribe(subscriber);
+                }
+                Job::Write(_) | Job::Wake => {}
+            }
         }
     }
 

@@ -19,6 +19,8 @@ pub struct Learnt {
     pub refused: BTreeMap<SlotNumber, String>,
     /// Those of them that no further try can help: a configuration must change.
     pub misconfigured: BTreeSet<SlotNumber>,
+    /// Slots whose sessions were told to end in this pass.
+    pub ended: BTreeSet<SlotNumber>,
     pub asked_for_resolver: bool,
     /// Its places have a resolver, which takes their addresses away.
     pub resolver: bool,
@@ -61,6 +63,7 @@ impl Learnt {
             | Command::EnableHealth { .. }
             | Command::EnableAgent { .. }
             | Command::SetAgentUp { .. }
+            | Command::EndSessions { .. }
             | Command::DelServer { .. } => {}
         }
     }
@@ -95,6 +98,8 @@ pub struct Plan {
     pub sessions: BTreeMap<SlotNumber, u64>,
     /// Slots whose weight is another than the table's, since somebody else keeps setting it.
     pub contested: BTreeSet<SlotNumber>,
+    /// Slots in maint that still have sessions, where they were read.
+    pub crowded: BTreeSet<SlotNumber>,
     pub problems: Vec<Problem>,
 }
 
@@ -184,6 +189,7 @@ impl Planner<'_> {
         };
         plan.actions = steps.into_iter().flat_map(actions).collect();
         plan.sessions = self.sessions();
+        plan.crowded = self.crowded();
         plan
     }
 
@@ -228,7 +234,7 @@ impl Planner<'_> {
             (Some(server), _) => {
                 let step = self.change(slot, desired, server);
                 let drifts = step.is_some();
-                (step, drifts)
+                (step.or_else(|| self.end_sessions(slot, server)), drifts)
             }
             (None, _) if !desired.needs_server() => (None, false),
             // Somebody else put it there.
@@ -400,6 +406,10 @@ impl Planner<'_> {
     /// A new server begins in maint and without checks: the next rounds start it.
     fn add(&self, slot: SlotNumber, desired: Desired, dynamic: &Dynamic) -> Result<Step, Problem> {
         let server = self.server(slot);
+        if let Some(owner) = self.places.taken.get(&slot) {
+            let (backend, name) = (self.target.backend.clone(), owner.name.clone());
+            return Err(Problem::NameTaken { backend, name });
+        }
         let id = dynamic.id_of(slot);
         if let Some(owner) = self.places.foreign.get(&id) {
             let (backend, owner) = (self.target.backend.clone(), owner.clone());
@@ -454,13 +464,34 @@ impl Planner<'_> {
     fn delete(&self, slot: SlotNumber, server: &ObservedServer) -> Step {
         let name = self.server(slot);
         if server.admin.state() == AdminState::Maint {
-            let commands = vec![Command::DelServer { server: name }];
+            let end = self.end_sessions(slot, server).into_iter().flat_map(|step| step.commands);
+            // One with sessions cannot be deleted.
+            let commands = end.chain([Command::DelServer { server: name }]).collect();
             Step { urgency: Urgency::Delete, commands }
         } else {
             let state = AdminState::Maint;
             let commands = vec![Command::SetState { server: name, state }];
             Step { urgency: Urgency::Stop, commands }
         }
+    }
+
+    /// Cuts what a drain has left, where that is wanted.
+    fn end_sessions(&self, slot: SlotNumber, server: &ObservedServer) -> Option<Step> {
+        let due = self.target.licence.end_sessions
+            && self.wanted.resting.contains(&slot)
+            && is_crowded(server)
+            && !self.learnt.ended.contains(&slot);
+        due.then(|| Step {
+            urgency: Urgency::Delete,
+            commands: vec![Command::EndSessions { server: self.server(slot) }],
+        })
+    }
+
+    /// Whose places have sessions of servers that have left.
+    fn crowded(&self) -> BTreeSet<SlotNumber> {
+        let left = |slot| matches!(self.wanted.of(slot), Desired::Maint | Desired::Free);
+        let places = self.places.slots.iter();
+        places.filter(|(slot, server)| left(*slot) && is_crowded(server)).map(|(s, _)| *s).collect()
     }
 
     fn sessions(&self) -> BTreeMap<SlotNumber, u64> {
@@ -486,6 +517,11 @@ impl Planner<'_> {
 /// Whether new sessions may come to a server now.
 fn takes_traffic(server: &ObservedServer) -> bool {
     server.admin.state() == AdminState::Ready && server.is_running() && server.weight > 0
+}
+
+/// Whether a server has sessions though it is in maint.
+fn is_crowded(server: &ObservedServer) -> bool {
+    server.admin.state() == AdminState::Maint && server.sessions.is_some_and(|count| count > 0)
 }
 
 /// The address that a server shows.

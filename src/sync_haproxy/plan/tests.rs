@@ -73,6 +73,34 @@ fn a_server_that_is_right_gets_no_command_though_its_flags_are_not_zero() {
 }
 
 #[test]
+fn what_a_drain_leaves_is_told_and_cut_where_that_is_wanted() {
+    let left = ObservedServer { admin: AdminFlags(5), sessions: Some(2), ..serving() };
+    let licence = Licence { end_sessions: true, ..Licence::default() };
+    let ending = Target { licence, ..target() };
+    let dynamic = Target { licence, ..dynamic("check", 0) };
+    let plan = |target: &Target, wanted: &Wanted, server: &ObservedServer, learnt: &Learnt| {
+        super::plan(target, wanted, Some(slice::from_ref(server)), learnt)
+    };
+    let (rest, fresh) = (one(SlotState::Rest), Learnt::default());
+    let held = plan(&target(), &rest, &left, &fresh);
+    assert_eq!((lines(&held), held.crowded.len()), (vec![], 1));
+    let cut = plan(&ending, &rest, &left, &fresh);
+    assert_eq!(lines(&cut), ["shutdown sessions server app/srv1"]);
+    assert!(cut.drift.is_empty());
+    let expected = ["shutdown sessions server app/srv1", "del server app/srv1"];
+    assert_eq!(lines(&plan(&dynamic, &rest, &left, &fresh)), expected);
+    // Once a pass, and only what has had its time to drain.
+    let ended = Learnt { ended: rest.resting.clone(), ..fresh.clone() };
+    assert_eq!(lines(&plan(&ending, &rest, &left, &ended)), [""; 0]);
+    assert_eq!(lines(&plan(&ending, &wanted(&[]), &left, &fresh)), [""; 0]);
+    let draining = ObservedServer { admin: DRAIN, ..left.clone() };
+    assert_eq!(lines(&plan(&ending, &one(SlotState::Drain), &draining, &fresh)), [""; 0]);
+    let empty = ObservedServer { sessions: Some(0), ..left };
+    let none = plan(&ending, &rest, &empty, &fresh);
+    assert_eq!((lines(&none), none.crowded.len()), (vec![], 0));
+}
+
+#[test]
 fn another_address_waits_in_maint_until_it_shows() {
     let moved = ObservedServer { port: 81, ..serving() };
     let expected = ["set server app/srv1 state maint", "set server app/srv1 addr 10.0.0.1 port 80"];

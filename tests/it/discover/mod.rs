@@ -6,6 +6,7 @@ mod dns;
 mod files;
 mod history;
 mod leader;
+mod lives;
 mod registrations;
 
 use std::path::Path;
@@ -20,7 +21,7 @@ use lbctl::store::{self, Commit, Key, Revision, SharedStore, Txn};
 use tempfile::TempDir;
 
 use crate::support::etcd::Etcd;
-use crate::support::world::LONG_ENOUGH;
+use crate::support::world::{LONG_ENOUGH, put_held};
 use crate::support::{Process, eventually_async, lbctl};
 
 /// A store, and discovers on it.
@@ -78,6 +79,11 @@ impl World {
         assert!(matches!(self.store.commit(txn).await.unwrap(), Commit::Committed(_)));
     }
 
+    /// As a process that lives does.
+    async fn put_held(&self, key: Key, value: &impl serde::Serialize) {
+        put_held(&*self.store, key, serde_json::to_vec(value).unwrap()).await;
+    }
+
     async fn register(&self, id: &str, leaving: bool) {
         let port = 8000 + u16::from(id.as_bytes()[0]);
         let (address, id) = (format!("127.0.0.1:{port}"), id.parse().unwrap());
@@ -91,7 +97,7 @@ impl World {
             leaving,
         };
         let key = keys::registration(&web(), &endpoint.id);
-        self.put(key, &Registration { endpoint, since: Timestamp::now() }).await;
+        self.put_held(key, &Registration { endpoint, since: Timestamp::now() }).await;
     }
 
     async fn forget(&self, id: &str) {
@@ -113,7 +119,7 @@ impl World {
             at: Timestamp::now(),
             backends: [(web(), BackendReport { applied, sessions, ..Default::default() })].into(),
         };
-        self.put(keys::haproxy(&report.name.clone()), &report).await;
+        self.put_held(keys::haproxy(&report.name.clone()), &report).await;
     }
 
     /// `1 ready a`, one a slot, and the greatest revision of a slot.

@@ -1,6 +1,8 @@
 //! Registrations as broken programs and hostile hands leave them: the table never loses a live
 //! server.
 
+use std::time::Duration;
+
 use lbctl::model::keys;
 use lbctl::store::{Commit, Key, Revision, Txn};
 
@@ -122,13 +124,14 @@ async fn what_is_no_registration_is_told_by_name_and_its_server_stays() {
 async fn thousands_that_come_at_once_move_nobody() {
     let mut world = Registered::start(&[]).await;
     let ids: Vec<u32> = (0..3_000).collect();
+    let lease = world.world.store.grant(Duration::from_secs(3600)).await.unwrap().id;
     for some in ids.chunks(50) {
         let txn = some.iter().fold(Txn::new(), |txn, n| {
             let (id, port) = (format!("n{n}"), 10_000 + n);
             let value = format!(
                 "{{\"id\":\"{id}\",\"address\":\"127.0.0.9:{port}\",\"since\":\"2026-01-01T00:00:00Z\"}}"
             );
-            txn.put(key(&id), value)
+            txn.put_leased(key(&id), value, lease)
         });
         world.write(txn).await;
     }

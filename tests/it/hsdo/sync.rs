@@ -194,3 +194,40 @@ fn a_wrong_table_is_an_error_with_the_remedy() {
     let output = site.command(&once).output().unwrap();
     assert_eq!(output.status.code(), Some(69), "{output:?}");
 }
+
+/// A table that was made anew, or another one's: what serves goes on serving.
+#[test]
+fn nothing_leaves_for_a_table_that_is_new_to_sync_haproxy_and_half_empty() {
+    let Some(site) = Site::start(4) else { return };
+    let Some(haproxy) = haproxy(4) else { return };
+    for number in 1..=3 {
+        site.put(&Row::of(number, &instance(number as u8), 10));
+    }
+    let served = || serving(&haproxy, "app").into_keys().collect::<Vec<u32>>();
+    let sync = site.sync("lb1", &haproxy, &APP);
+    eventually("three to serve", || (served() == [1, 2, 3]).then_some(()));
+    drop(sync);
+    // Rows that are not there, then rows that are free from the first look on.
+    for number in 1..=4 {
+        site.delete(number);
+    }
+    site.put(&Row::free(4));
+    let sync = site.sync("lb1", &haproxy, &APP);
+    sync.waits_for("says nothing");
+    assert_eq!(served(), [1, 2, 3]);
+    drop(sync);
+    for number in 1..=4 {
+        site.put(&Row::free(number));
+    }
+    let sync = site.sync("lb1", &haproxy, &APP);
+    sync.waits_for("says nothing");
+    assert_eq!(served(), [1, 2, 3]);
+    // Its server fills it again, and frees one before our eyes.
+    for number in 1..=3 {
+        site.put(&Row::of(number, &instance(number as u8), 10));
+    }
+    sync.becomes_ready();
+    site.put(&Row::free(3));
+    eventually("the third to leave", || (served() == [1, 2]).then_some(()));
+    sync.becomes_ready();
+}

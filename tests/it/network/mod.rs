@@ -181,7 +181,7 @@ fn late_commit(site: &mut Site) {
     let key = keys::registration(&WEB.parse().unwrap(), &"web-ghost".parse().unwrap());
     let address = SocketAddr::from((address(host), 1));
     let ghost = Registration { endpoint: endpoint("web-ghost", address), since: Timestamp::now() };
-    site.world.put(key.as_str(), &serde_json::to_string(&ghost).unwrap());
+    site.world.put_held(key.as_str(), &serde_json::to_string(&ghost).unwrap());
     eventually("the member beside it to know of it", || site.member_knows(host, &key));
     site.net().isolate(host);
     site.discover(host).signal("CONT");

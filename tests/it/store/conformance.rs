@@ -47,6 +47,19 @@ pub trait Backend: Sized {
     async fn lose_history(&self) -> bool {
         false
     }
+
+    /// Keeps a copy of all the data; `false` where there is no way.
+    async fn copy(&self) -> bool {
+        false
+    }
+
+    /// Puts the data back to that copy, under all handles.
+    async fn put_back(&self) {}
+
+    /// Begins with nothing again, under all handles; `false` where there is no way.
+    async fn lose_all(&self) -> bool {
+        false
+    }
 }
 
 /// Runs the whole suite on a backend, one test function a property.
@@ -92,6 +105,9 @@ macro_rules! conformance {
             watch_started_during_a_cut_heals
             watch_heals_after_history_is_lost
             life_is_one_for_all_handles_and_stays
+            a_store_put_back_to_a_copy_begins_another_life
+            a_store_that_lost_all_begins_another_life
+            commits_after_a_loss_are_not_mixed_with_those_before
         }
     };
     (@each $backend:ty: $($test:ident)*) => {$(

@@ -1,20 +1,37 @@
 //! The store in memory.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use lbctl::store::{MemoryStore, SharedStore};
+use lbctl::store::{MemoryCopy, MemoryStore, SharedStore};
 
 use super::conformance::{Backend, conformance};
 
-struct Memory(MemoryStore);
+struct Memory {
+    store: MemoryStore,
+    copied: Mutex<Option<MemoryCopy>>,
+}
 
 impl Backend for Memory {
     async fn fresh() -> Option<Self> {
-        Some(Self(MemoryStore::new()))
+        Some(Self { store: MemoryStore::new(), copied: Mutex::default() })
     }
 
     async fn handle(&self) -> SharedStore {
-        Arc::new(self.0.clone())
+        Arc::new(self.store.clone())
+    }
+
+    async fn copy(&self) -> bool {
+        *self.copied.lock().unwrap() = Some(self.store.copy());
+        true
+    }
+
+    async fn put_back(&self) {
+        self.store.restore(self.copied.lock().unwrap().take().unwrap());
+    }
+
+    async fn lose_all(&self) -> bool {
+        self.store.restore(MemoryStore::new().copy());
+        true
     }
 }
 

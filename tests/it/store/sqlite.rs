@@ -23,6 +23,19 @@ impl Sqlite {
         self.folder.path().join("lbctl.db")
     }
 
+    fn copied(&self) -> PathBuf {
+        self.folder.path().join("copied.db")
+    }
+
+    fn remove(&self) {
+        let path = self.path().into_os_string().into_string().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        for beside in ["-wal", "-shm"] {
+            // It is there while somebody has the database open.
+            std::fs::remove_file(format!("{path}{beside}")).unwrap();
+        }
+    }
+
     fn away(&self) -> PathBuf {
         self.folder.path().join("away.db")
     }
@@ -67,6 +80,25 @@ impl Backend for Sqlite {
                  COMMIT;",
             )
             .unwrap();
+        true
+    }
+
+    async fn copy(&self) -> bool {
+        let source = Connection::open(self.path()).unwrap();
+        source.execute("VACUUM INTO ?1", [self.copied().to_str().unwrap()]).unwrap();
+        true
+    }
+
+    /// A log that belongs to the file of before must not be played over the copy.
+    async fn put_back(&self) {
+        self.remove();
+        std::fs::rename(self.copied(), self.path()).unwrap();
+    }
+
+    async fn lose_all(&self) -> bool {
+        self.remove();
+        // Another process comes first.
+        drop(self.handle().await);
         true
     }
 }

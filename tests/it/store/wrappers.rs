@@ -1,21 +1,38 @@
 //! The wrappers, around the store in memory.
 
 mod instrumented {
-    use std::sync::Arc;
+    use std::sync::{Arc, Mutex};
 
-    use lbctl::store::{Instrumented, MemoryStore, SharedStore};
+    use lbctl::store::{Instrumented, MemoryCopy, MemoryStore, SharedStore};
 
     use crate::store::conformance::{Backend, conformance};
 
-    struct Wrapped(MemoryStore);
+    struct Wrapped {
+        store: MemoryStore,
+        copied: Mutex<Option<MemoryCopy>>,
+    }
 
     impl Backend for Wrapped {
         async fn fresh() -> Option<Self> {
-            Some(Self(MemoryStore::new()))
+            Some(Self { store: MemoryStore::new(), copied: Mutex::default() })
         }
 
         async fn handle(&self) -> SharedStore {
-            Arc::new(Instrumented::new(self.0.clone()))
+            Arc::new(Instrumented::new(self.store.clone()))
+        }
+
+        async fn copy(&self) -> bool {
+            *self.copied.lock().unwrap() = Some(self.store.copy());
+            true
+        }
+
+        async fn put_back(&self) {
+            self.store.restore(self.copied.lock().unwrap().take().unwrap());
+        }
+
+        async fn lose_all(&self) -> bool {
+            self.store.restore(MemoryStore::new().copy());
+            true
         }
     }
 
@@ -26,7 +43,7 @@ mod faulty {
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
 
-    use lbctl::store::{Faults, Faulty, MemoryStore, SharedStore};
+    use lbctl::store::{Faults, Faulty, MemoryCopy, MemoryStore, SharedStore};
 
     use crate::store::conformance::{Backend, conformance};
 
@@ -34,6 +51,7 @@ mod faulty {
     struct Wrapped {
         store: MemoryStore,
         handles: Mutex<Vec<Faulty<MemoryStore>>>,
+        copied: Mutex<Option<MemoryCopy>>,
     }
 
     impl Wrapped {
@@ -46,7 +64,8 @@ mod faulty {
 
     impl Backend for Wrapped {
         async fn fresh() -> Option<Self> {
-            Some(Self { store: MemoryStore::new(), handles: Mutex::default() })
+            let store = MemoryStore::new();
+            Some(Self { store, handles: Mutex::default(), copied: Mutex::default() })
         }
 
         async fn handle(&self) -> SharedStore {
@@ -65,6 +84,20 @@ mod faulty {
 
         async fn mend(&self) {
             self.set_offline(false);
+        }
+
+        async fn copy(&self) -> bool {
+            *self.copied.lock().unwrap() = Some(self.store.copy());
+            true
+        }
+
+        async fn put_back(&self) {
+            self.store.restore(self.copied.lock().unwrap().take().unwrap());
+        }
+
+        async fn lose_all(&self) -> bool {
+            self.store.restore(MemoryStore::new().copy());
+            true
         }
     }
 

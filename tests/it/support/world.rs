@@ -3,8 +3,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use lbctl::model::{Endpoint, Registration, SlotNumber, SlotRecord, SlotState, Timestamp, keys};
-use lbctl::store::{Commit, Key, Prefix, Revision, SharedStore, Txn, open};
+use lbctl::store::{Commit, Key, Prefix, Revision, SharedStore, Store, Txn, open};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -95,6 +96,11 @@ impl World {
         }
     }
 
+    /// Puts a key as a running process holds it.
+    pub fn put_held(&self, key: &str, value: &str) -> Revision {
+        self.block_on(put_held(&*self.store, key.parse().unwrap(), value.to_owned()))
+    }
+
     /// The registrations of a backend.
     pub fn registered(&self, backend: &str) -> Vec<Registration> {
         let listing =
@@ -134,7 +140,16 @@ impl World {
                 "applied": applied, "converged": true, "drift": 0, "sessions": { "1": sessions },
             } },
         });
-        self.put("haproxies/lb1", &report.to_string());
+        self.put_held("haproxies/lb1", &report.to_string());
+    }
+}
+
+/// Puts a key on a lease that lives for longer than a test, as a running process does.
+pub async fn put_held(store: &dyn Store, key: Key, value: impl Into<Bytes>) -> Revision {
+    let lease = store.grant(Duration::from_secs(3600)).await.unwrap().id;
+    match store.commit(Txn::new().put_leased(key, value, lease)).await.unwrap() {
+        Commit::Committed(revision) => revision,
+        Commit::Conflict => panic!("a commit without guards met a conflict"),
     }
 }
 

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use lbctl::model::{
-    BackendName, BackendSpec, Ramp, SlotNumber, SlotRecord, SlotState, Timestamp, Weight, keys,
+    BackendName, BackendSpec, Ramp, SlotRecord, SlotState, Timestamp, Weight, keys,
 };
 use lbctl::store::{self, Commit, SharedStore, Txn};
 use tempfile::TempDir;
@@ -311,6 +311,7 @@ fn spec() -> BackendSpec {
         slots: SLOTS,
         ramp: Ramp::flat(Weight::saturating(100)),
         drain_deadline: Duration::from_secs(300),
+        drain_at_least: Duration::ZERO,
         rest: Duration::from_secs(1),
         unplaced: Vec::new(),
     }

@@ -73,6 +73,7 @@ pub(super) fn policy(slots: u32) -> Policy {
             interval: STEP,
         },
         drain_deadline: Duration::from_secs(8),
+        drain_at_least: Duration::ZERO,
         rest: Duration::from_secs(4),
         floors: Floors {
             max_drop_percent: 50,

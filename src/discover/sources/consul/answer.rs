@@ -116,6 +116,11 @@ impl Found {
         self.endpoints.is_empty() && self.unreadable.is_empty() && self.notes.is_empty()
     }
 
+    /// Not even one that cannot be read.
+    pub fn has_no_server(&self) -> bool {
+        self.endpoints.is_empty() && self.unreadable.is_empty()
+    }
+
     pub fn with_note(mut self, note: String) -> Self {
         self.notes.push(note);
         self
@@ -163,6 +168,7 @@ impl Instance {
     fn address(&self) -> Result<ServerAddress, String> {
         let own = self.service.address.as_deref().filter(|address| !address.is_empty());
         let address = own.or(self.node.address.as_deref()).unwrap_or_default();
+        ServerAddress::refuse_zone(address).map_err(|error| error.to_string())?;
         let ip: IpAddr = address.parse().map_err(|_| {
             format!("its address {address:?} is no IP address: register it by that")
         })?;
@@ -329,16 +335,18 @@ mod tests {
             instance("n", "no-port", "10.0.0.1", 0),
             instance("n", "far-port", "10.0.0.1", 65536),
             instance("n", "multicast", "224.0.0.1", 80),
+            instance("n", "zone", "fe80::1%eth0", 80),
         ];
         let answer = answer(&Wanted::default(), &odd);
         let unreadable: Vec<&str> = answer.unreadable.iter().map(EndpointId::as_str).collect();
-        assert_eq!(unreadable, ["n:far-port", "n:host", "n:multicast", "n:no-port"]);
+        assert_eq!(unreadable, ["n:far-port", "n:host", "n:multicast", "n:no-port", "n:zone"]);
         let notes = answer.notes.join("\n");
         for says in [
             "consul:web: instance \"far-port\" of node \"n\": its port 65536 is none",
             "\"db.example\" is no IP address: register it by that",
             "has port 0",
             "multicast",
+            "\"fe80::1%eth0\" has an IPv6 zone",
         ] {
             assert!(notes.contains(says), "{says}: {notes}");
         }

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::{SourceContext, Teller};
 use crate::daemon::Backoff;
-use crate::discover::plan::Answer;
+use crate::discover::plan::{Answer, Servers};
 use crate::model::{Label, Weight};
 use answer::Found;
 use client::{Client, Reply};
@@ -79,13 +79,14 @@ pub(super) async fn run(services: ConsulServices, context: SourceContext, teller
         }
     };
     let mut board: Vec<Option<Seen>> = vec![None; services.0.len()];
+    let names = services.0.clone();
     let followers = services.0.into_iter().enumerate();
     let mut looks: FuturesUnordered<_> = followers
         .map(|(place, service)| Follower::new(place, service, &target, context.look_every).look())
         .collect();
     while let Some((follower, seen)) = looks.next().await {
         board[follower.place] = Some(seen);
-        if let Some((at, result)) = combine(&board, context.max_weight) {
+        if let Some((at, result)) = combine(&names, &board, context.max_weight) {
             teller.tell_at(at, result);
         }
         looks.push(follower.look());
@@ -99,19 +100,37 @@ struct Seen {
     result: Result<Found, String>,
 }
 
-/// One answer of all services, as old as the oldest part of it; none before each has one. An error
-/// of one is an error of the whole.
-fn combine(board: &[Option<Seen>], max: Weight) -> Option<(Instant, Result<Answer, String>)> {
-    let seen = || board.iter().flatten();
-    let errors: Vec<&str> = seen().filter_map(|s| s.result.as_ref().err()).map(|e| &**e).collect();
-    if !errors.is_empty() {
+/// One answer of all services, as old as the oldest part of it; none before each has one. The
+/// servers of one that fails stay as they are; where all do, there is no answer.
+fn combine(
+    services: &[Label],
+    board: &[Option<Seen>],
+    max: Weight,
+) -> Option<(Instant, Result<Answer, String>)> {
+    let seen =
+        || services.iter().zip(board).filter_map(|(name, seen)| Some((name, seen.as_ref()?)));
+    let good = || seen().filter_map(|(name, seen)| Some((name, seen.result.as_ref().ok()?)));
+    let failed: Vec<(&Label, &String)> =
+        seen().filter_map(|(name, seen)| Some((name, seen.result.as_ref().err()?))).collect();
+    if good().next().is_none() && !failed.is_empty() {
+        let errors: Vec<&str> = failed.iter().map(|(_, error)| error.as_str()).collect();
         return Some((Instant::now(), Err(errors.join("; "))));
     }
     if seen().count() < board.len() {
         return None;
     }
-    let at = seen().map(|seen| seen.at).min()?;
-    Some((at, Ok(Found::merge(seen().filter_map(|seen| seen.result.as_ref().ok()), max))))
+    let at = seen().filter(|(_, seen)| seen.result.is_ok()).map(|(_, seen)| seen.at).min()?;
+    let mut answer = Found::merge(good().map(|(_, found)| found), max);
+    for (service, error) in failed {
+        answer.unread.insert(Servers::of_group(service.clone()));
+        answer.notes.push(format!("{error}: the servers of {service} stay as they are"));
+    }
+    // One service that has none at all is as odd as a source that has none.
+    if !answer.endpoints.is_empty() {
+        let empty = good().filter(|(_, found)| found.has_no_server());
+        answer.emptied.extend(empty.map(|(service, _)| Servers::of_group(service.clone())));
+    }
+    Some((at, Ok(answer)))
 }
 
 /// Asks for one service again and again.
@@ -188,6 +207,7 @@ impl Follower {
         if reply.denies_by_default {
             note += &format!(", or lbctl may not read it: {}", client::GRANT);
         }
+        note += "; its servers stay unless --allow-drop lets them go";
         Ok(found.with_note(note))
     }
 }
@@ -277,14 +297,35 @@ mod tests {
         Some(Seen { at, result })
     }
 
+    const ONE: &str = r#"[{"Node": {"Node": "n", "Address": "10.0.0.1"},
+        "Service": {"ID": "s", "Port": 80}}]"#;
+
+    fn of(board: &[Option<Seen>]) -> Option<(Instant, Result<Answer, String>)> {
+        let names: Vec<Label> =
+            (0..board.len()).map(|n| format!("s{n}").parse().unwrap()).collect();
+        combine(&names, board, Weight::saturating(100))
+    }
+
     #[test]
     fn an_answer_is_of_all_and_as_old_as_its_oldest_part() {
-        let (now, max) = (Instant::now(), Weight::saturating(100));
+        let now = Instant::now();
         let later = now + Duration::from_secs(1);
-        assert!(combine(&[None, seen(now, Ok("[]"))], max).is_none());
-        let (at, answer) = combine(&[seen(later, Ok("[]")), seen(now, Ok("[]"))], max).unwrap();
+        assert!(of(&[None, seen(now, Ok("[]"))]).is_none());
+        assert!(of(&[None, seen(now, Ok("[]")), seen(now, Err("a"))]).is_none());
+        let (at, answer) = of(&[seen(later, Ok("[]")), seen(now, Ok("[]"))]).unwrap();
         assert_eq!((at, answer), (now, Ok(Answer::default())));
-        let parts = [None, seen(now, Err("a")), seen(now, Ok("[]")), seen(now, Err("b"))];
-        assert_eq!(combine(&parts, max).unwrap().1, Err("a; b".into()));
+        let parts = [None, seen(now, Err("a")), seen(now, Err("b"))];
+        assert_eq!(of(&parts).unwrap().1, Err("a; b".into()));
+    }
+
+    #[test]
+    fn a_service_that_fails_or_has_none_keeps_its_servers_and_holds_up_no_other() {
+        let (now, servers) =
+            (Instant::now(), |n| Servers::of_group(format!("s{n}").parse().unwrap()));
+        let parts = [seen(now, Ok(ONE)), seen(now, Err("refused")), seen(now, Ok("[]"))];
+        let answer = of(&parts).unwrap().1.unwrap();
+        assert_eq!(answer.endpoints.len(), 1);
+        assert_eq!((answer.unread, answer.emptied), ([servers(1)].into(), [servers(2)].into()));
+        assert_eq!(answer.notes, ["refused: the servers of s1 stay as they are"]);
     }
 }

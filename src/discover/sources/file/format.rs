@@ -1,3 +1,5 @@
+mod place;
+
 use std::fmt;
 use std::path::Path;
 
@@ -6,6 +8,8 @@ use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::model::{Endpoint, EndpointId, Label, ServerAddress, Weight};
+
+pub use place::{HostPort, Place};
 
 /// How a file's list is written, by its extension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +44,7 @@ impl Format {
 
     /// Reads a whole list. An empty text is a file that is about to be written, not an empty list:
     /// that one is written as such.
-    pub fn parse(self, text: &str) -> Result<Vec<Endpoint>, Problem> {
+    pub fn parse(self, text: &str) -> Result<Vec<Listed>, Problem> {
         if text.trim().is_empty() {
             let message = "the file is empty: an empty list is written as []".into();
             return Err(Problem { line: None, message });
@@ -101,13 +105,34 @@ struct List(Items);
 struct Items(Vec<Item>);
 
 /// An endpoint: its address alone, or a table.
-struct Item(Endpoint);
+struct Item(Listed);
+
+/// A member of a list. Its address may have to be looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    pub place: Place,
+    pub id: EndpointId,
+    name: Option<Label>,
+    group: Option<Label>,
+    zone: Option<Label>,
+    weight: Option<Weight>,
+    pub leaving: bool,
+}
+
+impl Listed {
+    /// The server, at an address that its place has.
+    pub fn at(&self, address: ServerAddress) -> Endpoint {
+        let Self { place: _, id, name, group, zone, weight, leaving } = self.clone();
+        Endpoint { id, address, name, group, zone, weight, leaving }
+    }
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {
-    address: ServerAddress,
-    /// The address where there is none: then a server that moves is another server.
+    address: Place,
+    /// The address where there is none: then a server that moves is another server, and one of a
+    /// host name stays the same wherever that leads.
     id: Option<EndpointId>,
     name: Option<Label>,
     group: Option<Label>,
@@ -118,13 +143,13 @@ struct Table {
 }
 
 impl Table {
-    fn endpoint(self) -> Result<Endpoint, crate::model::NameError> {
-        let Self { address, id, name, group, zone, weight, leaving } = self;
+    fn listed(self) -> Result<Listed, crate::model::NameError> {
+        let Self { address: place, id, name, group, zone, weight, leaving } = self;
         let id = match id {
             Some(id) => id,
-            None => address.to_string().parse()?,
+            None => place.to_string().parse()?,
         };
-        Ok(Endpoint { id, address, name, group, zone, weight, leaving })
+        Ok(Listed { place, id, name, group, zone, weight, leaving })
     }
 }
 
@@ -180,7 +205,7 @@ impl<'de> Deserialize<'de> for Item {
             type Value = Item;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an endpoint: \"IP:PORT\", or a table with an address")
+                f.write_str("an endpoint: \"IP:PORT\" or \"NAME:PORT\", or a table with an address")
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Item, E> {
@@ -194,12 +219,12 @@ impl<'de> Deserialize<'de> for Item {
                     weight: None,
                     leaving: false,
                 };
-                table.endpoint().map(Item).map_err(E::custom)
+                table.listed().map(Item).map_err(E::custom)
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Item, A::Error> {
                 let table = Table::deserialize(MapAccessDeserializer::new(map))?;
-                table.endpoint().map(Item).map_err(A::Error::custom)
+                table.listed().map(Item).map_err(A::Error::custom)
             }
         }
         deserializer.deserialize_any(Seen)
@@ -229,6 +254,19 @@ mod tests {
         assert_eq!(short, toml[..1]);
         let table = Format::Json.parse(r#"{"endpoints": ["10.0.0.1:80"]}"#).unwrap();
         assert_eq!(table, toml[..1]);
+    }
+
+    #[test]
+    fn a_host_name_is_an_address_to_look_up_and_its_own_id() {
+        for (format, text) in [
+            (Format::Toml, "endpoints = ['App1.example:8080']"),
+            (Format::Json, r#"[{"address": "app1.example:8080"}]"#),
+            (Format::Yaml, "- app1.example:8080\n"),
+        ] {
+            let [listed] = &format.parse(text).unwrap()[..] else { panic!("{text}") };
+            assert!(matches!(&listed.place, Place::Host(_)));
+            assert_eq!(listed.id.as_str(), "app1.example:8080");
+        }
     }
 
     #[test]

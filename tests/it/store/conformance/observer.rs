@@ -1,6 +1,8 @@
 use std::collections::BTreeMap;
 
-use lbctl::store::{Change, Entry, Key, Listing, Prefix, Revision, Store, Watch, WatchEvent};
+use lbctl::store::{
+    Change, Entry, Key, Listing, Prefix, Revision, Store, StoreLife, Watch, WatchEvent,
+};
 
 use super::prefix;
 use crate::support::DEADLINE;
@@ -12,6 +14,9 @@ pub struct Observer {
     prefix: Prefix,
     pub entries: BTreeMap<Key, Entry>,
     pub revision: Revision,
+    pub life: StoreLife,
+    /// How often the life was another one.
+    pub lives: usize,
     pub resets: usize,
     pub interrupted: bool,
 }
@@ -25,6 +30,8 @@ impl Observer {
             prefix,
             entries: BTreeMap::new(),
             revision: Revision::default(),
+            life: StoreLife::default(),
+            lives: 0,
             resets: 0,
             interrupted: false,
         }
@@ -80,7 +87,13 @@ impl Observer {
     }
 
     fn reset(&mut self, listing: &Listing) {
-        assert!(listing.revision >= self.revision, "a reset to the past: {self:?}, {listing:?}");
+        if listing.life == self.life {
+            let back = "a reset to the past";
+            assert!(listing.revision >= self.revision, "{back}: {self:?}, {listing:?}");
+        } else {
+            assert!(!listing.life.is_unknown(), "{listing:?}");
+            (self.life, self.lives) = (listing.life.clone(), self.lives + 1);
+        }
         assert!(listing.entries.is_sorted_by(|a, b| a.key < b.key), "{listing:?}");
         for entry in &listing.entries {
             assert!(self.prefix.contains(&entry.key), "{entry:?} is not under {}", self.prefix);

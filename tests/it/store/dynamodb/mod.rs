@@ -3,7 +3,8 @@
 mod outages;
 mod policies;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -18,16 +19,24 @@ pub struct Dynamo {
     moto: Arc<Moto>,
     proxy: Proxy,
     table: String,
+    copied: Mutex<Vec<Item>>,
 }
+
+type Item = HashMap<String, AttributeValue>;
 
 impl Dynamo {
     pub async fn start() -> Option<Self> {
         let moto = Moto::shared()?;
         let proxy = Proxy::start(moto.port()).await;
-        let dynamo = Self { moto, proxy, table: format!("test-{}", uuid::Uuid::new_v4()) };
-        let url = dynamo.parsed();
-        dynamodb::init(&url, &config(&url).await, false).await.unwrap();
+        let table = format!("test-{}", uuid::Uuid::new_v4());
+        let dynamo = Self { moto, proxy, table, copied: Mutex::default() };
+        dynamo.init().await;
         Some(dynamo)
+    }
+
+    async fn init(&self) {
+        let url = self.parsed();
+        dynamodb::init(&url, &config(&url).await, false).await.unwrap();
     }
 
     pub fn url(&self) -> String {
@@ -92,6 +101,29 @@ impl Backend for Dynamo {
             .send()
             .await
             .unwrap();
+        true
+    }
+
+    async fn copy(&self) -> bool {
+        let all = self.client().await.scan().table_name(&self.table).send().await.unwrap();
+        *self.copied.lock().unwrap() = all.items.unwrap();
+        true
+    }
+
+    async fn put_back(&self) {
+        self.lose_all().await;
+        let (client, items) =
+            (self.client().await, std::mem::take(&mut *self.copied.lock().unwrap()));
+        for item in items {
+            let put = client.put_item().table_name(&self.table).set_item(Some(item));
+            put.send().await.unwrap();
+        }
+    }
+
+    async fn lose_all(&self) -> bool {
+        let client = self.client().await;
+        client.delete_table().table_name(&self.table).send().await.unwrap();
+        self.init().await;
         true
     }
 }

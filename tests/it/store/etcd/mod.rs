@@ -2,6 +2,7 @@
 
 mod answers;
 mod cluster;
+mod lives;
 mod load;
 mod login;
 mod outages;

@@ -170,6 +170,48 @@ impl Etcd {
         assert!(self.ready(), "etcd did not come back: {}", self.process(number).tail());
     }
 
+    /// Keeps a snapshot of the only member's data, as an operator does.
+    pub fn save(&self) {
+        let endpoint = format!("127.0.0.1:{}", self.port(0));
+        etcdctl(&["--endpoints", &endpoint, "snapshot", "save", &self.snapshot()]);
+    }
+
+    /// Restores that snapshot, with the names, addresses and token of before: to all that etcd says
+    /// of itself it is the same cluster.
+    pub fn put_back(&mut self) {
+        self.kill(0);
+        let Member { name, peer, .. } = &self.members[0];
+        let data = self.dir.path().join(name);
+        std::fs::remove_dir_all(&data).unwrap();
+        let peer = format!("http://127.0.0.1:{peer}");
+        let cluster = format!("{name}={peer}");
+        etcdctl(&[
+            "snapshot",
+            "restore",
+            &self.snapshot(),
+            "--name",
+            name,
+            "--data-dir",
+            data.to_str().unwrap(),
+            "--initial-cluster",
+            &cluster,
+            "--initial-advertise-peer-urls",
+            &peer,
+        ]);
+        self.restart(0);
+    }
+
+    /// Loses all the data and begins with nothing.
+    pub fn lose_all(&mut self) {
+        self.kill(0);
+        std::fs::remove_dir_all(self.dir.path().join(&self.members[0].name)).unwrap();
+        self.restart(0);
+    }
+
+    fn snapshot(&self) -> String {
+        self.dir.path().join("snapshot.db").to_str().unwrap().to_owned()
+    }
+
     /// Which member leads.
     pub fn leader(&self) -> usize {
         eventually("a leader", || {
@@ -290,6 +332,12 @@ impl Etcd {
             scope.spawn(run).join().unwrap();
         });
     }
+}
+
+/// etcd's own tool, which comes with it.
+fn etcdctl(args: &[&str]) {
+    let ran = Command::new("etcdctl").env("ETCDCTL_API", "3").args(args).output().unwrap();
+    assert!(ran.status.success(), "etcdctl {args:?}: {}", String::from_utf8_lossy(&ran.stderr));
 }
 
 impl fmt::Debug for Etcd {
