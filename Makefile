@@ -15,7 +15,8 @@ help: ## Show this list
 
 .PHONY: demo
 demo: bootstrap-demo ## Play it all on this machine; ARGS=--check plays it without hands
-	$(CARGO) run --locked --quiet -- demo $(ARGS)
+	$(CARGO) build --locked
+	@$(CARGO) run --locked --quiet -- demo $(ARGS)
 
 .PHONY: test
 test: bootstrap-test ## Run every test, those on real servers too; ARGS picks some by name

@@ -5,7 +5,6 @@ mod config;
 mod man;
 pub(crate) mod store;
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -70,14 +69,13 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let LogSettings { format, level } = cli.globals.log_settings();
     telemetry::init_logs(format, level);
-    match start(cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // A closed stderr leaves the exit code to say it.
-            _ = std::io::stderr().write_all(error.report().as_bytes()).is_ok();
-            error.exit_code()
-        }
-    }
+    let (code, report) = match start(cli) {
+        Ok(()) => (ExitCode::SUCCESS, String::new()),
+        // A closed stderr leaves the exit code to say it.
+        Err(error) => (error.exit_code(), error.report()),
+    };
+    telemetry::last_words(&report);
+    code
 }
 
 fn start(cli: Cli) -> CommandResult {

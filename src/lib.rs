@@ -11,6 +11,7 @@ pub mod demo;
 pub mod discover;
 pub mod election;
 pub mod error;
+pub mod files;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -2,20 +2,25 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{ErrorKind, Read as _};
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{ConfigError, Kind};
+use crate::files;
 
 /// Read when it is there and no file was named.
 pub const DEFAULT_FILE: &str = "/etc/lbctl/lbctl.toml";
 
 /// Far over what thousands of backends need: a wrong path (a log, a device) ends here.
 const MAX_BYTES: u64 = 8 << 20;
+
+/// How long a pipe in place of a file (`--config <(…)`) may take to end.
+const PIPE_TIME: Duration = Duration::from_secs(5);
 
 /// A parsed file, or the absence of the default one.
 #[derive(Debug, Clone)]
@@ -103,14 +108,9 @@ pub(super) struct SyntaxError {
     pub message: String,
 }
 
-/// Reads a configuration file, which is a text of a bounded length.
+/// Reads a configuration file, which is a text of a bounded length, or a pipe that gives one.
 pub fn read(path: &Path) -> std::io::Result<String> {
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_BYTES {
-        let message = format!("it is over {} MiB, which no configuration is", MAX_BYTES >> 20);
-        return Err(std::io::Error::other(message));
-    }
+    let bytes = files::read_stream(path, MAX_BYTES, PIPE_TIME)?;
     String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;

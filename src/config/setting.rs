@@ -38,6 +38,11 @@ pub trait Setting: Sized {
     /// As `config show` prints it; a secret answers [`MASK`].
     fn show(&self) -> String;
 
+    /// What differs between two values, also where [`Self::show`] masks that. Never printed.
+    fn identity(&self) -> String {
+        self.show()
+    }
+
     /// As it is written in TOML; `None` for what has a secret in it.
     fn write(&self) -> Option<String> {
         let shown = self.show();
@@ -161,6 +166,10 @@ impl<T: Setting> Setting for Vec<T> {
         self.iter().map(T::show).collect::<Vec<_>>().join(",")
     }
 
+    fn identity(&self) -> String {
+        self.iter().map(|item| item.identity() + "\u{1f}").collect()
+    }
+
     fn write(&self) -> Option<String> {
         let items: Vec<String> = self.iter().map(T::write).collect::<Option<_>>()?;
         Some(format!("[{}]", items.join(", ")))
@@ -242,5 +251,9 @@ impl Setting for Secret {
 
     fn show(&self) -> String {
         MASK.into()
+    }
+
+    fn identity(&self) -> String {
+        self.0.clone()
     }
 }

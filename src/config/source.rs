@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use super::Setting;
 use super::reader::is_within;
+use super::setting::MASK;
 
 /// Settings given on the command line: by path, with the flag's name for messages.
 #[derive(Clone, Default)]
@@ -123,18 +126,28 @@ pub struct Effective {
     /// As it stands behind the `=` in a file; `None` where it is not set, or has a secret in it.
     pub written: Option<String>,
     pub origin: Origin,
+    /// Of a masked value: tells it from another one, in this process alone.
+    pub secret: Option<u64>,
 }
 
 impl Effective {
     pub(super) fn new(path: &str, value: Option<&impl Setting>, origin: Origin) -> Self {
         let written = value.and_then(Setting::write);
-        Self { path: path.to_owned(), value: value.map(Setting::show), written, origin }
+        let secret = value.filter(|value| value.show().contains(MASK)).map(fingerprint);
+        let value = value.map(Setting::show);
+        Self { path: path.to_owned(), value, written, origin, secret }
     }
 
     /// Whether it is this setting, or one of this section.
     pub fn is_of(&self, path: &str) -> bool {
         is_within(&self.path, path)
     }
+}
+
+/// With a key that is made at each start, so that nobody can try passwords against it.
+fn fingerprint(value: &impl Setting) -> u64 {
+    static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    KEY.hash_one(value.identity())
 }
 
 /// The variables that can be settings: `LBCTL_…`. An empty one counts as not set, since that is

@@ -1,10 +1,11 @@
 use std::fmt;
+use std::sync::Arc;
 
 use super::telemetry;
 use crate::config::{Change, Effective, LogLevel, Origin, Setting as _, changes};
 use crate::error::CommandResult;
 
-type Read<S> = Box<dyn Fn() -> CommandResult<(S, Vec<Effective>)> + Send + Sync>;
+type Read<S> = Arc<dyn Fn() -> CommandResult<(S, Vec<Effective>)> + Send + Sync>;
 
 /// A daemon's settings, which are read at its start and again at each SIGHUP.
 pub struct Reload<S> {
@@ -15,7 +16,7 @@ pub struct Reload<S> {
     effective: Vec<Effective>,
 }
 
-impl<S> Reload<S> {
+impl<S: Send + 'static> Reload<S> {
     /// Reads for the first time.
     pub fn start(
         fixed: &'static [&'static str],
@@ -23,19 +24,23 @@ impl<S> Reload<S> {
     ) -> CommandResult<(S, Self)> {
         let (settings, effective) = read()?;
         set_foreign_log_level(&effective);
-        Ok((settings, Self { read: Box::new(read), fixed, effective }))
+        Ok((settings, Self { read: Arc::new(read), fixed, effective }))
     }
 
     /// Reads again, and says what changes now and what only with a restart. `None`: there are
     /// mistakes, which are said, and the old settings hold on.
-    pub fn again(&mut self) -> Option<S> {
-        let (settings, effective) = match (self.read)() {
-            Ok(read) => read,
-            Err(error) => {
-                tracing::error!("the old settings go on: {}", error.report().trim_end());
-                return None;
-            }
-        };
+    pub async fn again(&mut self) -> Option<S> {
+        // On a thread that may wait: the file may be on a disk that does not answer.
+        let read = self.read.clone();
+        let read = tokio::task::spawn_blocking(move || read()).await;
+        let (settings, effective) =
+            match read.unwrap_or_else(|error| Err(anyhow::Error::new(error).into())) {
+                Ok(read) => read,
+                Err(error) => {
+                    tracing::error!("the old settings go on: {}", error.report().trim_end());
+                    return None;
+                }
+            };
         let all = changes(&self.effective, &effective);
         let (late, now): (Vec<Change>, Vec<Change>) =
             all.into_iter().partition(|change| self.fixed.iter().any(|path| change.is_of(path)));

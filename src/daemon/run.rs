@@ -6,7 +6,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::{Options, Readiness, StatusBoard, Tasks, admin, notify, spawn_owned, telemetry};
+use super::{
+    Echoes, Options, Readiness, StatusBoard, Tasks, admin, log_writer, notify, raise_open_files,
+    reap_orphans, spawn_owned, telemetry,
+};
 use crate::error::{CommandError, CommandResult, Kind};
 
 /// What a daemon's body and its tasks share.
@@ -33,6 +36,8 @@ where
     Fut: Future<Output = CommandResult>,
 {
     let _metrics = spawn_owned(telemetry::keep_metrics(telemetry::metrics_handle()?));
+    log_writer::describe();
+    let open_files = raise_open_files();
     let signals = Signals::listen()?;
     let (tasks, failed) = Tasks::new(CancellationToken::new());
     let context = Context {
@@ -45,7 +50,8 @@ where
         grace: options.grace,
     };
     // Both outlive the work, so that readiness is answered while the daemon drains.
-    let _admin = admin::start(options.admin, &context).await?;
+    let _admin = admin::start(&options, open_files, &context).await?;
+    let _orphans = spawn_owned(reap_orphans());
     let _notify = spawn_owned(notify::report(context.readiness.clone()));
     supervise(body(context.clone()), &context, signals, failed).await
 }
@@ -114,7 +120,6 @@ async fn supervise(
 /// The body, then the end of every task after the shutdown.
 async fn work(body: impl Future<Output = CommandResult>, context: &Context) -> CommandResult {
     let stopping = context.readiness.gate("running", "starting");
-    stopping.open();
     let body = async {
         let result = body.await;
         if result.is_err() {
@@ -123,6 +128,9 @@ async fn work(body: impl Future<Output = CommandResult>, context: &Context) -> C
         result
     };
     let end = async {
+        // The body has begun by then, and closed the gates of its own.
+        tokio::task::yield_now().await;
+        stopping.open();
         context.shutdown.cancelled().await;
         stopping.close("shutting down");
         notify::stopping();
@@ -149,6 +157,7 @@ struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     hangup: tokio::signal::unix::Signal,
+    echoes: Echoes<Kind>,
 }
 
 impl Signals {
@@ -157,16 +166,22 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            echoes: Echoes::new(),
         })
     }
 
-    /// The next signal; cancel-safe.
+    /// The next signal that is no echo of the last one; cancel-safe.
     async fn next(&mut self) -> Signal {
-        tokio::select! {
-            Some(()) = self.terminate.recv() => Signal::Stop(Kind::Terminated),
-            Some(()) = self.interrupt.recv() => Signal::Stop(Kind::Interrupted),
-            Some(()) = self.hangup.recv() => Signal::Reload,
-            else => pending().await,
+        loop {
+            let kind = tokio::select! {
+                Some(()) = self.terminate.recv() => Kind::Terminated,
+                Some(()) = self.interrupt.recv() => Kind::Interrupted,
+                Some(()) = self.hangup.recv() => return Signal::Reload,
+                else => return pending().await,
+            };
+            if !self.echoes.is_echo(kind) {
+                return Signal::Stop(kind);
+            }
         }
     }
 }
@@ -177,7 +192,7 @@ mod tests {
     use super::*;
 
     fn options() -> Options {
-        Options { admin: AdminAddress::Off, grace: Duration::from_secs(5) }
+        Options { admin: AdminAddress::Off, admin_hosts: Vec::new(), grace: Duration::from_secs(5) }
     }
 
     #[tokio::test(start_paused = true)]

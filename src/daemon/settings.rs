@@ -31,17 +31,20 @@ impl DaemonArgs {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     pub admin: AdminAddress,
+    /// Names of this host that requests to the admin server may give, beside the usual ones.
+    pub admin_hosts: Vec<String>,
     /// How long a clean stop may take before it is cut short.
     pub grace: Duration,
 }
 
 impl Options {
-    /// Reads `<section>.admin` and `<section>.shutdown-grace`. Each daemon has its own default
+    /// Reads `<section>.admin`, `<section>.admin-hosts` and `<section>.shutdown-grace`. Each daemon has its own default
     /// `port`, so that one of each runs on a host without being told.
     pub fn read(reader: &mut Reader, section: &str, port: u16) -> Self {
         let default = AdminAddress::IfFree(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         Self {
             admin: reader.get(&format!("{section}.admin"), default),
+            admin_hosts: reader.get(&format!("{section}.admin-hosts"), Vec::new()),
             grace: reader.get(&format!("{section}.shutdown-grace"), Duration::from_secs(30)),
         }
     }

@@ -1,5 +1,6 @@
 //! Logs on stderr and metrics for `/metrics`.
 
+use std::io::Write;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -8,10 +9,39 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 use tracing_subscriber::reload::Handle;
 
+use super::log_writer::LogWriter;
 use crate::config::{LogFormat, LogLevel};
 
 /// Changes the level of a running process.
 static SET_LEVEL: OnceLock<Box<dyn Fn(LogLevel) + Send + Sync>> = OnceLock::new();
+
+/// What writes to stderr without waiting for it.
+static WRITER: OnceLock<Option<LogWriter>> = OnceLock::new();
+
+/// How long a stderr that nobody reads may delay the end of the process.
+const FLUSH_TIME: Duration = Duration::from_secs(1);
+
+fn writer() -> Option<&'static LogWriter> {
+    // Without a thread for it there is no room to log either.
+    WRITER.get_or_init(|| LogWriter::start(std::io::stderr()).ok()).as_ref()
+}
+
+/// Says the last words of the process, after all that was logged. Nobody who does not read them can
+/// keep it from ending.
+pub fn last_words(text: &str) {
+    let Some(writer) = writer() else { return };
+    // It takes what comes.
+    _ = writer.clone().write_all(text.as_bytes()).is_ok();
+    writer.flush(FLUSH_TIME);
+}
+
+/// Where a log line goes.
+fn line_writer() -> Box<dyn Write> {
+    match writer() {
+        Some(writer) => Box::new(writer.clone()),
+        None => Box::new(std::io::sink()),
+    }
+}
 
 /// Starts logging. The `LBCTL_LOG` variable, in `tracing` filter syntax, wins over the level.
 pub fn init_logs(format: LogFormat, level: LogLevel) {
@@ -23,7 +53,7 @@ pub fn init_logs(format: LogFormat, level: LogLevel) {
         .with_target(false)
         // Said on stderr too, which panics where nobody reads it any more.
         .log_internal_errors(false)
-        .with_writer(std::io::stderr);
+        .with_writer(line_writer);
     let (started, set_level) = match format {
         LogFormat::Text => {
             let builder = builder.with_ansi(colours()).with_filter_reloading();

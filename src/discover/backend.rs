@@ -138,7 +138,7 @@ impl Backend {
             }
             reporter.standing(&standing.borrow());
             let pass = self.pass(leadership.as_ref(), &mut reporter).await;
-            let wake = self.next_wake(&pass);
+            let wake = self.next_wake(&pass).min(reporter.look_again());
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 heard = self.hear() => heard?,

@@ -16,6 +16,7 @@ use crate::daemon::{Context, OwnedTask, Reload, spawn_owned};
 use crate::election::{Candidate, Leadership, Options, Standing};
 use crate::error::{CommandError, CommandResult, Kind};
 use crate::model::{BackendName, CandidateId, ElectionName};
+use crate::registry::open_ready;
 use crate::store::SharedStore;
 
 /// How long one pass waits for the store and the sources.
@@ -28,17 +29,20 @@ pub async fn run(
     mut settings_again: Reload<Settings>,
 ) -> CommandResult {
     describe();
-    let store = settings.store.open().await?;
+    let Some((store, opening)) = open_ready(&settings.store, &context).await else {
+        return Ok(());
+    };
     let mut fleet = Fleet::new(store, &settings, context.clone());
     let mut reload = pin!(context.reload.notified());
     fleet.set(settings.backends).await;
+    drop(opening);
     loop {
         tokio::select! {
             () = context.shutdown.cancelled() => break,
             () = reload.as_mut() => {
                 // Before the work, so that a signal during it is not missed.
                 reload.set(context.reload.notified());
-                if let Some(settings) = settings_again.again() {
+                if let Some(settings) = settings_again.again().await {
                     fleet.set(settings.backends).await;
                 }
             }
@@ -110,7 +114,7 @@ impl Fleet {
     fn start(&mut self, settings: BackendSettings) {
         let (name, stop) = (settings.name.clone(), CancellationToken::new());
         let options = election(&name, &self.id, self.ttl);
-        let reporter = Reporter::new(&settings, &self.context, self.board.clone());
+        let reporter = Reporter::new(&settings, self.ttl, &self.context, self.board.clone());
         let task = spawn_owned(lead_or_follow(
             self.shared.clone(),
             settings.clone(),

@@ -30,6 +30,7 @@ const FIXED: &[&str] = &[
     "discover.id",
     "discover.ttl",
     "discover.admin",
+    "discover.admin-hosts",
     "discover.shutdown-grace",
 ];
 

@@ -1,8 +1,10 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::apply::Applied;
 use super::hsdo;
@@ -33,12 +35,46 @@ pub struct Reporter {
     writes: Health,
     hsdo: Option<hsdo::Teller>,
     said: Said,
+    /// Since when no leader is known, and when that is too long.
+    leaderless: Lasting,
+    blind: Lasting,
+    /// Why the last write came to nothing, and since when writes do.
+    unwritten: Option<Error>,
+    refused: Lasting,
+}
+
+/// How long a store may take to show a change, or to take one.
+const HICCUP: Duration = Duration::from_secs(5);
+
+/// Something that may be for a moment, and is a fault once it lasts.
+#[derive(Debug)]
+struct Lasting {
+    since: Option<Instant>,
+    patience: Duration,
+}
+
+impl Lasting {
+    fn new(patience: Duration) -> Self {
+        Self { since: None, patience }
+    }
+
+    /// Takes in whether it is so now; answers for how long it has been so, where that is too long.
+    fn see(&mut self, is_so: bool) -> Option<Duration> {
+        if !is_so {
+            self.since = None;
+            return None;
+        }
+        let elapsed = self.since.get_or_insert_with(Instant::now).elapsed();
+        (elapsed >= self.patience).then_some(elapsed)
+    }
 }
 
 #[derive(Debug)]
 struct Gates {
     store: Gate,
     source: Gate,
+    leader: Gate,
+    table: Gate,
 }
 
 /// What was last logged, so that only changes are.
@@ -83,13 +119,19 @@ pub struct Seen<'a> {
 
 impl Reporter {
     /// For a daemon.
-    pub fn new(settings: &BackendSettings, context: &Context, board: Board) -> Self {
+    pub fn new(settings: &BackendSettings, ttl: Duration, context: &Context, board: Board) -> Self {
         let backend = &settings.name;
         let gate =
             |what: &str| context.readiness.gate(format!("{backend}: {what}"), "no answer yet");
-        let gates = Gates { store: gate("store"), source: gate("source") };
+        let gates = Gates {
+            store: gate("store"),
+            source: gate("source"),
+            leader: gate("leader"),
+            table: gate("table"),
+        };
         let mut reporter = Self::silent(backend.clone());
         reporter.gates = Some(gates);
+        reporter.leaderless = Lasting::new(ttl + HICCUP);
         let teller = |_: &_| hsdo::Teller::new(backend.clone(), Some(gate("HSDO's table")));
         reporter.hsdo = settings.hsdo.as_ref().map(teller);
         reporter.board = Some(board);
@@ -108,6 +150,10 @@ impl Reporter {
             writes: Health::new(format!("writing the table of backend {backend}")),
             hsdo: None,
             said: Said::default(),
+            leaderless: Lasting::new(HICCUP),
+            blind: Lasting::new(HICCUP),
+            unwritten: None,
+            refused: Lasting::new(HICCUP),
             backend,
         }
     }
@@ -117,6 +163,43 @@ impl Reporter {
             Standing::Leader(leadership) => json!({ "leads": true, "token": leadership.token }),
             Standing::Follower { leader } => json!({ "leads": false, "leader": leader }),
         };
+        let nobody = matches!(standing, Standing::Follower { leader: None });
+        let too_long = self.leaderless.see(nobody);
+        let Some(gates) = &self.gates else { return };
+        match too_long {
+            Some(time) => {
+                let why =
+                    format!("nobody has led for {} s: the table stands still", time.as_secs());
+                gates.leader.close(why);
+            }
+            None if !nobody => gates.leader.open(),
+            None => {}
+        }
+    }
+
+    /// How soon a pass is to look again whether something lasts.
+    pub fn look_again(&self) -> Duration {
+        let unsure = [&self.leaderless, &self.blind, &self.refused];
+        if unsure.iter().any(|lasting| lasting.since.is_some()) { HICCUP } else { Duration::MAX }
+    }
+
+    /// Closes the gate of a table that cannot be planned or written.
+    fn judge(&mut self, blind: Option<&str>) {
+        let long_blind = self.blind.see(blind.is_some());
+        let long_refused = self.refused.see(self.unwritten.is_some());
+        let Some(gates) = &self.gates else { return };
+        match (&self.unwritten, blind, long_blind) {
+            // What only a person mends is not waited for.
+            (Some(error), ..) if long_refused.is_some() || !error.kind().is_transient() => {
+                gates.table.close(format!("the last change cannot be written: {error}"));
+            }
+            (_, Some(why), Some(time)) => {
+                let seconds = time.as_secs();
+                gates.table.close(format!("nothing has been planned for {seconds} s: {why}"));
+            }
+            (None, None, _) => gates.table.open(),
+            _ => {}
+        }
     }
 
     /// Takes in what a pass saw.
@@ -137,6 +220,10 @@ impl Reporter {
                     .set(Timestamp::now().as_duration().as_secs_f64());
             }
         }
+        if !seen.leads || seen.plan.is_empty() {
+            self.unwritten = None;
+        }
+        self.judge(seen.blind);
         if let Some(board) = &self.board {
             board.publish(&self.backend, Some(self.status(seen)));
         }
@@ -240,13 +327,18 @@ impl Reporter {
         match result {
             Ok(Applied::Written(_)) => {
                 self.writes.succeeded();
+                self.unwritten = None;
                 self.log_actions(plan);
             }
             Ok(Applied::Conflict) => {
                 tracing::debug!(backend = %self.backend, "the table changed meanwhile: planning again");
             }
-            Err(error) => self.writes.failed(error),
+            Err(error) => {
+                self.writes.failed(error);
+                self.unwritten = Some(error.clone());
+            }
         }
+        self.judge(None);
     }
 
     fn log_actions(&self, plan: &Plan) {

@@ -1,6 +1,7 @@
 //! The command as a child process.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
@@ -8,6 +9,11 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, Command};
 
 use crate::error::{CommandError, CommandResult};
+
+/// Whether a variable is a setting of lbctl.
+fn is_own(name: &OsString) -> bool {
+    name.as_bytes().starts_with(b"LBCTL_")
+}
 
 /// A running command, in a process group of its own: a terminal's Ctrl-C reaches lbctl alone, which
 /// passes it on when the time has come.
@@ -18,12 +24,17 @@ pub struct Wrapped {
 }
 
 impl Wrapped {
-    /// Starts it; `None` without a command. It has this process's stdin, stdout and stderr.
+    /// Starts it; `None` without a command. It has this process's stdin, stdout and stderr, and its
+    /// environment but for the variables of lbctl.
     pub fn start(command: &[OsString]) -> CommandResult<Option<Self>> {
         let Some((program, arguments)) = command.split_first() else {
             return Ok(None);
         };
-        match Command::new(program).args(arguments).process_group(0).spawn() {
+        let mut command = Command::new(program);
+        // lbctl's own settings are none of its business, and there are passwords among them.
+        let own = std::env::vars_os().map(|(name, _)| name).filter(is_own);
+        own.for_each(|name| _ = command.env_remove(name));
+        match command.args(arguments).process_group(0).spawn() {
             Ok(child) => {
                 let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
                 Ok(Some(Self { child, group }))

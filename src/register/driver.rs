@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::child::{self, Wrapped};
 use super::settings::Settings;
 use super::supervision::{Action, Signal, Supervision};
-use crate::daemon::{Backoff, spawn_owned};
+use crate::daemon::{Backoff, Echoes, reap_orphans, spawn_owned};
 use crate::error::{CommandError, CommandResult, Kind};
 use crate::model::ServerAddress;
 use crate::registry::{Left, Registrar, RegistrarState, Until, open_patiently};
@@ -27,6 +27,7 @@ const CONNECT_TIME: Duration = Duration::from_secs(1);
 pub(super) async fn run(settings: Settings, command: Vec<OsString>) -> CommandResult {
     let mut signals = Signals::listen()?;
     let mut wrapped = Wrapped::start(&command)?;
+    let _orphans = spawn_owned(reap_orphans());
     let mut supervision = Supervision::new(wrapped.is_some());
     let deadline = settings.drain_deadline;
     let (ready, mut registrar) = tokio::sync::watch::channel(None);
@@ -138,7 +139,10 @@ fn ended_by(number: Number) -> CommandError {
 }
 
 /// The signals that a supervisor or a person sends on purpose.
-struct Signals(Vec<(unix::Signal, Signal<Number>)>);
+struct Signals {
+    streams: Vec<(unix::Signal, Signal<Number>)>,
+    echoes: Echoes<Number>,
+}
 
 impl Signals {
     fn listen() -> std::io::Result<Self> {
@@ -152,13 +156,22 @@ impl Signals {
             (SignalKind::window_change(), Signal::Other(Number::WINCH)),
         ];
         let listening = all.into_iter().map(|(kind, signal)| Ok((unix::signal(kind)?, signal)));
-        listening.collect::<std::io::Result<_>>().map(Self)
+        Ok(Self { streams: listening.collect::<std::io::Result<_>>()?, echoes: Echoes::new() })
     }
 
-    /// The next signal; cancel-safe.
+    /// The next signal, unless it is the echo of one to end; cancel-safe.
     async fn next(&mut self) -> Signal<Number> {
+        loop {
+            match self.received().await {
+                Signal::Stop(number) if self.echoes.is_echo(number) => {}
+                signal => return signal,
+            }
+        }
+    }
+
+    async fn received(&mut self) -> Signal<Number> {
         std::future::poll_fn(|cx| {
-            let got = self.0.iter_mut().find_map(|(stream, signal)| {
+            let got = self.streams.iter_mut().find_map(|(stream, signal)| {
                 matches!(stream.poll_recv(cx), std::task::Poll::Ready(Some(()))).then_some(*signal)
             });
             got.map_or(std::task::Poll::Pending, std::task::Poll::Ready)

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use crate::daemon::{Backoff, Health};
+use crate::daemon::{Backoff, Context, Gate, Health};
 use crate::store::{SharedStore, StoreSettings};
 
 /// Opens the store, for as long as it takes: for programs whose own work goes on without it. Each
@@ -23,4 +23,17 @@ pub async fn open_patiently(store: &StoreSettings, mut failed: impl FnMut(&str))
         }
         backoff.wait().await;
     }
+}
+
+/// The same for a daemon that can do nothing without: what keeps the store from being opened (a
+/// certificate that is not there yet, a file's mode) may be mended under it. `None`: it is to end
+/// first. The gate says why it is not ready; it is to be kept until the daemon has gates of its own.
+pub async fn open_ready(store: &StoreSettings, context: &Context) -> Option<(SharedStore, Gate)> {
+    let gate = context.readiness.gate("opening the store", "no answer yet");
+    let opened = open_patiently(store, |problem| gate.close(problem));
+    let store = tokio::select! {
+        store = opened => store,
+        () = context.shutdown.cancelled() => return None,
+    };
+    Some((store, gate))
 }

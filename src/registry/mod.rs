@@ -9,7 +9,7 @@ mod departure;
 mod listing;
 mod registrar;
 
-pub use connect::open_patiently;
+pub use connect::{open_patiently, open_ready};
 pub use departure::{Departure, departure};
 pub use listing::{Registrations, Unreadable, read, read_all};
 pub use registrar::{Left, Registrar, RegistrarState, Until};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +15,7 @@ use super::clients::Clients;
 use super::cluster::{self, Count, Others};
 use super::server::{self, Metrics, Server, Shared};
 use super::settings::{Limits, Register, Settings};
-use crate::daemon::{Context, OwnedTask, Reload, spawn_owned};
+use crate::daemon::{Context, OwnedTask, Reload, raise_open_files, spawn_owned};
 use crate::error::CommandResult;
 use crate::model::{Endpoint, EndpointId, ServerAddress, keys};
 use crate::presence::Presence;
@@ -63,6 +63,7 @@ pub(super) async fn serve(
         proxy_protocol: settings.proxy_protocol,
         metrics: Metrics::new(),
         listener: Arc::downgrade(&listener),
+        looked: Mutex::default(),
     });
     let own = keys::serving(&id, instance);
     let registered = watch::Sender::new(RegistrarState::Starting);
@@ -85,7 +86,7 @@ async fn take_settings(
         reload.as_mut().await;
         // Before the work, so that a signal during it is not missed.
         reload.set(context.reload.notified());
-        if let Some(mut changed) = settings.again() {
+        if let Some(mut changed) = settings.again().await {
             fit_open_files(&mut changed.limits);
             limits.send_replace(changed.limits);
         }
@@ -265,16 +266,10 @@ impl Report {
 /// What this server needs besides its clients: the store, the admin server, the refused.
 const OTHER_FILES: usize = 192;
 
-/// Lifts the soft limit of open files, which most systems begin with at 1024, to the hard one; what
-/// still does not fit lowers `max-clients`, or is warned of where somebody asked for it.
+/// What does not fit into the limit of open files lowers `max-clients`, or is warned of where
+/// somebody asked for it.
 fn fit_open_files(limits: &mut Limits) {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::debug!(%error, "the limit of open files stays as it is");
-    }
-    let open_files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let open_files = raise_open_files();
     let places = usize::try_from(open_files).unwrap_or(usize::MAX);
     let places = places - OTHER_FILES.min(places / 2);
     let max_clients = limits.max_clients;

@@ -109,6 +109,7 @@ const FIXED: &[&str] = &[
     "serve.keepalive",
     "serve.proxy-protocol",
     "serve.admin",
+    "serve.admin-hosts",
     "serve.shutdown-grace",
 ];
 

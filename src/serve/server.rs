@@ -9,11 +9,12 @@ use metrics::{Counter, counter, describe_counter, describe_gauge, gauge};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::clients::Clients;
+use super::clients::{Clients, Listing};
 use super::cluster::Others;
 use super::connection::{self, PROBE_TIME};
 use super::protocol::Command;
@@ -39,16 +40,36 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Gone once the server no longer accepts.
     pub listener: Weak<TcpListener>,
+    /// The last look at all clients, and when it began.
+    pub looked: Mutex<Option<(Instant, Listing)>>,
 }
 
 impl Shared {
     /// The reply to `WHO`: this server's two lines, then the cluster's.
     pub async fn who(&self) -> (Bytes, String) {
+        let listing = self.look().await;
+        let all = self.others.borrow().line(listing.count);
+        (listing.lines, all)
+    }
+}
+
+impl Shared {
+    /// Looks at all clients, which is work for each of them: those who have asked before a look began
+    /// share it, however many they are.
+    async fn look(&self) -> Listing {
+        let asked = Instant::now();
+        let mut looked = self.looked.lock().await;
+        if let Some((began, listing)) = &*looked
+            && *began > asked
+        {
+            return listing.clone();
+        }
+        let began = Instant::now();
         self.accepted().await;
         self.clients.settled(PROBE_TIME * 2).await;
         let listing = self.clients.listing();
-        let all = self.others.borrow().line(listing.count);
-        (listing.lines, all)
+        *looked = Some((began, listing.clone()));
+        listing
     }
 }
 

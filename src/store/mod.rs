@@ -66,7 +66,12 @@ pub const MAX_TXN_BYTES: usize = 1024 * 1024;
 pub async fn open(url: &StoreUrl) -> Result<SharedStore> {
     match url {
         StoreUrl::Memory => Ok(Arc::new(Instrumented::new(MemoryStore::new()))),
-        StoreUrl::Etcd(url) => Ok(Arc::new(Instrumented::new(EtcdStore::open(url)?))),
+        StoreUrl::Etcd(url) => {
+            let url = url.clone();
+            let opened = tokio::task::spawn_blocking(move || EtcdStore::open(&url)).await;
+            let failed = |error| Error::new(ErrorKind::Unavailable, "etcd", "open", "", error);
+            Ok(Arc::new(Instrumented::new(opened.map_err(failed)??)))
+        }
         StoreUrl::Dynamo(url) => Ok(Arc::new(Instrumented::new(DynamoStore::open(url).await))),
         StoreUrl::Sqlite(url) => Ok(Arc::new(Instrumented::new(SqliteStore::open(url).await?))),
     }

@@ -195,6 +195,14 @@ impl config::Setting for StoreUrl {
     fn show(&self) -> String {
         self.to_string()
     }
+
+    fn identity(&self) -> String {
+        let password = match self {
+            Self::Etcd(etcd) => etcd.password.as_ref(),
+            Self::Memory | Self::Sqlite(_) | Self::Dynamo(_) => None,
+        };
+        format!("{self} {}", password.map_or("", Secret::reveal))
+    }
 }
 
 const SQLITE_EXAMPLE: &str = "sqlite:/var/lib/lbctl/lbctl.db";

@@ -16,6 +16,7 @@ use crate::error::CommandResult;
 use crate::haproxy::{self, Client, Timeouts};
 use crate::model::{Timestamp, keys};
 use crate::presence::Presence;
+use crate::registry::open_ready;
 use crate::store::SharedStore;
 
 /// Between two passes for the sake of ramps alone.
@@ -29,13 +30,21 @@ const LAST_PASS: Duration = Duration::from_secs(2);
 pub async fn run(
     context: Context,
     mut settings: Settings,
-    store: SharedStore,
     mut reload: Reload<Settings>,
 ) -> CommandResult {
     metrics::describe();
+    let Some((store, opening)) = open_ready(&settings.store, &context).await else {
+        return Ok(());
+    };
+    // Until the driver has gates of its own.
+    let mut opening = Some(opening);
+    if let Some(path) = &settings.dump_state {
+        dump::remove_leftovers(path).await;
+    }
     let presence = Presence::start(store.clone(), settings.timing.report_ttl);
     loop {
         let driver = Driver::new(&context, &settings, &store, &presence);
+        opening.take();
         match driver.run(&context, &mut reload).await {
             Some(changed) => settings = changed,
             None => break,
@@ -130,7 +139,7 @@ impl<'a> Driver<'a> {
                 Wake::Shutdown => return None,
                 Wake::Reload => {
                     reload.set(context.reload.notified());
-                    if let Some(changed) = settings.again() {
+                    if let Some(changed) = settings.again().await {
                         self.take_leave_of(&changed);
                         return Some(changed);
                     }

@@ -161,6 +161,7 @@ const FIXED: &[&str] = &[
     "store",
     "log.format",
     "sync-haproxy.admin",
+    "sync-haproxy.admin-hosts",
     "sync-haproxy.shutdown-grace",
     "sync-haproxy.report-ttl",
 ];
@@ -213,15 +214,16 @@ impl Args {
         let globals = globals.clone();
         let (settings, reload) =
             Reload::start(FIXED, move || read(&hsdo.over(&globals)?, &flags, &of_backend))?;
+        if !dry_run && !once {
+            let options = settings.daemon.clone();
+            let body = |context| Box::pin(driver::run(context, settings, reload));
+            return daemon::run("sync-haproxy", options, body).await;
+        }
         let store = settings.store.open().await?;
         if dry_run {
             return Box::pin(once::preview(&settings, &store, output)).await;
         }
-        if once {
-            return Box::pin(once::converge(&settings, &store)).await;
-        }
-        let body = |context| Box::pin(driver::run(context, settings.clone(), store, reload));
-        daemon::run("sync-haproxy", settings.daemon.clone(), body).await
+        Box::pin(once::converge(&settings, &store)).await
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod alarms;
 mod asg;
+mod attacks;
 mod cli;
 mod demo;
 mod discover;

@@ -4,12 +4,11 @@ mod names;
 use std::collections::BTreeSet;
 use std::fs::Metadata;
 use std::io::{ErrorKind, Read as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::OFlags;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -19,6 +18,7 @@ pub(super) use format::{Format, Listed};
 use names::Names;
 
 use super::{SourceContext, Teller};
+use crate::files;
 use crate::model::EndpointId;
 
 /// A list of endpoints is far smaller; a larger file is a mistake, such as a log.
@@ -229,10 +229,7 @@ fn check_kind(path: &Path, metadata: &Metadata) -> Result<(), String> {
 /// What the file says, and which one it was: a link may lead to another one by now.
 fn read(path: &Path) -> Result<(Fingerprint, Result<Vec<Listed>, String>), String> {
     let failed = |error| cannot_read(path, &error);
-    // A pipe that has taken the file's place would wait for a writer for ever.
-    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
-    let opened = std::fs::File::options().read(true).custom_flags(nonblocking).open(path);
-    let mut file = opened.map_err(failed)?;
+    let mut file = files::open(path).map_err(failed)?;
     let before = Fingerprint::from(path, &file.metadata().map_err(failed)?)?;
     let mut bytes = Vec::new();
     (&mut file).take(MAX_LEN + 1).read_to_end(&mut bytes).map_err(failed)?;

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::NAME;
 use super::trouble::Trouble;
 use crate::daemon::Backoff;
+use crate::files;
 use crate::store::url::EtcdUrl;
 use crate::store::{Error, ErrorKind, Result};
 
@@ -27,6 +28,9 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// When a silent connection with a request or a watch on it is asked for a sign of life. etcd
 /// closes connections that ask more often than every 5 s (`--grpc-keepalive-min-time`).
 const KEEP_ALIVE: Duration = Duration::from_secs(6);
+
+/// Passwords and certificates are far smaller.
+const MAX_FILE_LEN: u64 = 1 << 20;
 
 /// How long that sign may take.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -137,12 +141,18 @@ impl Members {
         if let Some(client) = member.connected() {
             return Ok(client);
         }
-        // Read anew, so that renewed certificates are used from the next connection on.
-        let options = options(&self.url).map_err(|error| Trouble {
+        let failed = |kind, text: String| Trouble {
             maybe_applied: false,
-            kind: error.kind(),
-            ..Trouble::from_message(&error.to_string())
-        })?;
+            kind,
+            ..Trouble::from_message(&text)
+        };
+        // Read anew, so that renewed certificates are used from the next connection on; on a thread
+        // that may wait, since a file may be on a disk that does not answer.
+        let url = self.url.clone();
+        let options = tokio::task::spawn_blocking(move || options(&url))
+            .await
+            .map_err(|error| failed(ErrorKind::Unavailable, error.to_string()))?
+            .map_err(|error| failed(error.kind(), error.to_string()))?;
         let scheme = if self.url.tls { "https" } else { "http" };
         let url = format!("{scheme}://{}", member.endpoint);
         let client = Client::connect([url], Some(options))
@@ -325,7 +335,7 @@ fn read_pem(path: &Path) -> Result<Vec<u8>> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|error| unreadable(path, error))
+    files::read(path, MAX_FILE_LEN).map_err(|error| unreadable(path, error))
 }
 
 fn unreadable(path: &Path, reason: impl std::fmt::Display) -> Error {

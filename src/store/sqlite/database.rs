@@ -117,6 +117,12 @@ impl Database {
         self.transact(false, |_| Ok(()))
     }
 
+    /// One transaction of its own that changes no key.
+    pub(super) fn alone<T>(&mut self, work: impl FnOnce(&Scope<'_>) -> Outcome<T>) -> Outcome<T> {
+        self.follow_the_file()?;
+        self.transact(false, work)
+    }
+
     /// Writes all of this in one transaction; where one of them fails, each in its own.
     pub(super) fn write_all(&mut self, mut writes: Vec<Box<dyn Write>>) {
         writes.retain(|write| write.is_wanted());

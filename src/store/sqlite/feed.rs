@@ -98,7 +98,7 @@ impl Feed {
     fn begin_anew(&mut self, database: &mut Database, news: &News) {
         let (known, found) = (self.position, news.head);
         tracing::warn!(known, found, "the store went back: was its file restored?");
-        if let Err(failure) = database.write(|s| data::begin_life(s.db)) {
+        if let Err(failure) = database.alone(|scope| data::begin_life(scope.db)) {
             tracing::warn!(error = %failure.into_error("watch", ""), "cannot tell the store's lives apart");
         }
         self.lose_all();

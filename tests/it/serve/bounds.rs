@@ -2,13 +2,14 @@ use std::io::{ErrorKind, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tempfile::tempdir;
 
 use super::{Client, Server};
-use crate::support::{eventually, lbctl};
+use crate::support::{World, eventually, lbctl};
 
 #[test]
 fn a_client_too_many_is_told_so_and_a_place_is_free_again() {
@@ -107,6 +108,45 @@ fn a_crowd_that_does_not_read_costs_little_and_slows_nobody() {
     drop(slow);
     // Each is in the middle of an answer: it ends when that fails.
     eventually("them to be gone", || (bystander.who().here == 1).then_some(()));
+}
+
+/// Each answer is long, and they read as fast as they ask.
+#[test]
+fn a_crowd_that_asks_on_and_on_costs_the_server_no_lease() {
+    let world = World::sqlite();
+    let server = Server::of_world(&world, "a", &["--register", "web", "--ttl", "2s"]);
+    let registered = world.wait_for_registered("web", 1);
+    let room = Room::take();
+    let _crowd = crowd(&server, room.clients - 600);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            let asking = crowd(&server, 75);
+            scope.spawn(|| ask_on_and_on(asking, &stop));
+        }
+        let started = Instant::now();
+        eventually("a few times to live to pass", || {
+            let held = world.registered("web") == registered;
+            stop.store(!held, Ordering::Relaxed);
+            assert!(held, "the lease has ended; {}", server.process.tail());
+            (started.elapsed() > Duration::from_secs(8)).then_some(())
+        });
+        stop.store(true, Ordering::Relaxed);
+    });
+}
+
+/// Asks on all of the connections, and reads whatever comes.
+fn ask_on_and_on(mut asking: Vec<TcpStream>, stop: &AtomicBool) {
+    let questions = "WHO\n".repeat(256);
+    let mut chunk = vec![0; 1 << 20];
+    asking.iter().for_each(|stream| stream.set_nonblocking(true).unwrap());
+    while !stop.load(Ordering::Relaxed) {
+        for stream in &mut asking {
+            // One that is full or empty waits for the next round.
+            _ = stream.write(questions.as_bytes()).is_ok();
+            _ = std::io::Read::read(stream, &mut chunk).is_ok();
+        }
+    }
 }
 
 #[test]

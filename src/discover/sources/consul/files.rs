@@ -1,15 +1,13 @@
-use std::io::Read as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hyper_rustls::ConfigBuilderExt as _;
-use rustix::fs::OFlags;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
 use super::target::TlsFiles;
+use crate::files;
 
 /// Tokens and certificates are far smaller.
 const MAX_LEN: u64 = 1 << 20;
@@ -73,17 +71,7 @@ fn token_of(path: &Path) -> Result<String, String> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let failed = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
-    // A pipe would wait for a writer for ever.
-    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
-    let opened = std::fs::File::options().read(true).custom_flags(nonblocking).open(path);
-    let file = opened.map_err(failed)?;
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err(format!("{} is not a regular file", path.display()));
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_LEN).read_to_end(&mut bytes).map_err(failed)?;
-    Ok(bytes)
+    files::read(path, MAX_LEN).map_err(|error| format!("cannot read {}: {error}", path.display()))
 }
 
 async fn blocking<T: Send + 'static>(
