@@ -89,6 +89,7 @@ pub fn engine(haproxy: &Haproxy) -> Engine {
         prefix: Some("srv".parse().unwrap()),
         from: TABLE.parse().unwrap(),
         port: None,
+        keep_port: false,
         takes: Selector::Matching(Filter::default()),
         mode: Mode::Slots,
         licence: Licence { take_over: true, allow_drop: true, end_sessions: false },

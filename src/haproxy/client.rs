@@ -1,8 +1,11 @@
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::connection::Connection;
+use super::connection::{Connection, LineLimit};
+use super::parse::{self, Origin};
 use super::reply::{CommandResult, classify};
-use super::{Command, Glances, Observed, ProcessInfo, Result, SocketAddress};
+use super::versions::RESOLVED;
+use super::{Command, Error, Features, Glances, Observed, ProcessInfo, Result, SocketAddress};
 use super::{observe, old_workers};
 use crate::model::BackendName;
 
@@ -25,11 +28,12 @@ impl Default for Timeouts {
 pub struct Client {
     address: SocketAddress,
     timeouts: Timeouts,
+    lines: LineLimit,
 }
 
 impl Client {
     pub fn new(address: SocketAddress, timeouts: Timeouts) -> Self {
-        Self { address, timeouts }
+        Self { address, timeouts, lines: LineLimit::default() }
     }
 
     pub fn address(&self) -> &SocketAddress {
@@ -42,8 +46,17 @@ impl Client {
     ///
     /// Which worker it is, and that a stats socket is one, is known with the first answer.
     pub async fn session(&self) -> Result<Session> {
-        let connection = Connection::open(&self.address, self.timeouts).await?;
+        let connection = Connection::open(&self.address, self.timeouts, self.lines.clone()).await?;
         Ok(Session { connection, timeouts: self.timeouts })
+    }
+
+    /// Takes in that a line was too long for HAProxy's buffer (`tune.bufsize`), so that every later
+    /// one is half as long at most. False where no shorter line is worth a try, or `error` is another.
+    pub fn shortens_lines(&self, error: &Error) -> bool {
+        match error {
+            Error::LineTooLong { bytes, .. } => self.lines.halve(*bytes),
+            _ => false,
+        }
     }
 }
 
@@ -132,6 +145,44 @@ impl Session {
         let answers = replies.split_off(commands.len().min(replies.len()));
         let pairs = commands.iter().zip(&replies);
         Ok((pairs.map(|(command, reply)| classify(command, reply)).collect(), answers))
+    }
+
+    /// How a backend and its servers are set, by the servers' names and [`Features::BACKEND`]. `proxy`
+    /// is the backend's number in [`Observed::proxies`].
+    pub async fn features(&mut self, proxy: u32) -> Result<BTreeMap<String, Features>> {
+        // Types 2 and 4: backends and servers.
+        let command = format!("show stat {proxy} 6 -1");
+        let reply = self.raw(&command).await?;
+        let address = self.connection.address().clone();
+        parse::features(&reply).map_err(|error| Error::Malformed { address, command, error })
+    }
+
+    /// Gives the servers of a backend the cookies that its `cookie … dynamic` line means. A backend
+    /// without such a line stays as it is (seen on 2.6 to 3.4).
+    pub async fn enable_dynamic_cookies(&mut self, backend: &BackendName) -> Result<()> {
+        let reply = self.raw(&format!("enable dynamic-cookie backend {backend}")).await?;
+        if !reply.is_empty() {
+            tracing::debug!(%backend, %reply, "HAProxy enables no dynamic cookies");
+        }
+        Ok(())
+    }
+
+    /// Whether a resolver keeps the address of a server that has a name. HAProxy shows the name and
+    /// not the resolver, but refuses to change the name where there is none; it is set to what it is.
+    pub async fn has_resolver(&mut self, backend: &BackendName, server: &str) -> Result<bool> {
+        let command = format!("show servers state {backend}");
+        let rows = self.raw(&command).await?;
+        let origin = parse::origin(&rows, server).map_err(|error| {
+            let address = self.connection.address().clone();
+            Error::Malformed { address, command, error }
+        })?;
+        let name = match origin {
+            Origin::Address => return Ok(false),
+            Origin::SrvRecord => return Ok(true),
+            Origin::Name(name) => name,
+        };
+        let reply = self.raw(&format!("set server {backend}/{server} fqdn {name}")).await?;
+        Ok(reply.contains(RESOLVED))
     }
 
     /// The reply to one command, such as `show servers state`, unread. It must be one command: `;`,

@@ -34,11 +34,13 @@ impl fmt::Display for AdminState {
 }
 
 /// One change of one server. Its `Display` is the line HAProxy reads.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Command {
     SetAddress {
         server: ServerRef,
         address: ServerAddress,
+        /// The server's port is that of its line; the address' own is not sent.
+        keep_port: bool,
     },
     SetWeight {
         server: ServerRef,
@@ -53,6 +55,13 @@ pub enum Command {
         server: ServerRef,
     },
     EnableHealth {
+        server: ServerRef,
+    },
+    EnableAgent {
+        server: ServerRef,
+    },
+    /// Takes its agent for content until it says otherwise, as one of the configuration is.
+    SetAgentUp {
         server: ServerRef,
     },
     /// Cuts the sessions that a server has, some time after the reply.
@@ -81,6 +90,8 @@ impl Command {
             | Self::SetState { server, .. }
             | Self::SetHealthDown { server }
             | Self::EnableHealth { server }
+            | Self::EnableAgent { server }
+            | Self::SetAgentUp { server }
             | Self::EndSessions { server }
             | Self::AddServer { server, .. }
             | Self::DelServer { server } => server,
@@ -91,13 +102,18 @@ impl Command {
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::SetAddress { server, address } => {
+            Self::SetAddress { server, address, keep_port: true } => {
+                write!(f, "set server {server} addr {}", address.ip())
+            }
+            Self::SetAddress { server, address, keep_port: false } => {
                 write!(f, "set server {server} addr {} port {}", address.ip(), address.port())
             }
             Self::SetWeight { server, weight } => write!(f, "set server {server} weight {weight}"),
             Self::SetState { server, state } => write!(f, "set server {server} state {state}"),
             Self::SetHealthDown { server } => write!(f, "set server {server} health down"),
             Self::EnableHealth { server } => write!(f, "enable health {server}"),
+            Self::EnableAgent { server } => write!(f, "enable agent {server}"),
+            Self::SetAgentUp { server } => write!(f, "set server {server} agent up"),
             Self::EndSessions { server } => write!(f, "shutdown sessions server {server}"),
             Self::AddServer { server, address, id, weight, options } => {
                 write!(f, "add server {server} {address} id {id} weight {weight}")?;

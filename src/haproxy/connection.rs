@@ -1,5 +1,9 @@
+use std::ffi::OsStr;
 use std::fmt;
+use std::os::unix::ffi::OsStrExt as _;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -7,7 +11,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout_at};
 
 use super::framing::{Framer, Progress};
-use super::versions::MAX_LINE;
+use super::versions::{LEAST_LINE, MAX_LINE};
 use super::{Error, ProcessInfo, Result, SocketAddress, Timeouts, parse};
 
 /// An interactive connection to one worker, over a stats socket or through its master.
@@ -17,8 +21,32 @@ pub(super) struct Connection {
     exchange: Duration,
     prompt: String,
     state: State,
+    lines: LineLimit,
     /// What was read last.
     chunk: Vec<u8>,
+}
+
+/// How long a line may be; every connection of one client shares what was learnt of it.
+#[derive(Debug, Clone)]
+pub(super) struct LineLimit(Arc<AtomicUsize>);
+
+impl Default for LineLimit {
+    fn default() -> Self {
+        Self(Arc::new(AtomicUsize::new(MAX_LINE)))
+    }
+}
+
+impl LineLimit {
+    fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Half of what was too long from now on; false where that is no less than before, or too little.
+    pub fn halve(&self, too_long: usize) -> bool {
+        let half = too_long / 2;
+        let shorter = |limit| (half >= LEAST_LINE && half < limit).then_some(half);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, shorter).is_ok()
+    }
 }
 
 /// What a connection is good for.
@@ -39,14 +67,18 @@ impl<T: AsyncRead + AsyncWrite + Send + Sync> Stream for T {}
 impl Connection {
     /// Connects and, on a master, picks its current worker. A stats socket is greeted together with
     /// the first question.
-    pub async fn open(address: &SocketAddress, timeouts: Timeouts) -> Result<Self> {
+    pub async fn open(
+        address: &SocketAddress,
+        timeouts: Timeouts,
+        lines: LineLimit,
+    ) -> Result<Self> {
         if matches!(address, SocketAddress::Master(_)) {
             let mut connection = Self::greeted(address, timeouts).await?;
             let ProcessInfo { pid, .. } = connection.process_by("@1 show info").await?;
             connection.pick_worker(pid).await?;
-            return Ok(connection);
+            return Ok(Self { lines, ..connection });
         }
-        Self::connected(address, timeouts).await
+        Ok(Self { lines, ..Self::connected(address, timeouts).await? })
     }
 
     /// Connects to a master and picks one of its workers, such as one of before a reload.
@@ -70,6 +102,7 @@ impl Connection {
             exchange: timeouts.exchange,
             prompt: WORKER_PROMPT.to_owned(),
             state: State::New,
+            lines: LineLimit::default(),
             chunk: Vec::with_capacity(CHUNK),
         })
     }
@@ -89,7 +122,7 @@ impl Connection {
     /// The first ones may reach what is no HAProxy, or its master: they must change nothing there.
     pub async fn ask(&mut self, commands: &[String]) -> Result<Vec<String>> {
         let mut replies = Vec::with_capacity(commands.len());
-        for line in lines(commands)? {
+        for line in lines(commands, self.lines.bytes())? {
             let progress = Progressed { before: replies.len(), commands: commands.len() };
             replies.extend(self.ask_line(&line, progress).await?);
         }
@@ -296,12 +329,12 @@ pub(super) struct Line {
 }
 
 /// Joins commands to lines that fit HAProxy's buffer.
-pub(super) fn lines(commands: &[String]) -> Result<Vec<Line>> {
+pub(super) fn lines(commands: &[String], limit: usize) -> Result<Vec<Line>> {
     let mut lines: Vec<Line> = Vec::new();
     for command in commands {
         check(command)?;
         match lines.last_mut() {
-            Some(line) if line.text.len() + 1 + command.len() <= MAX_LINE => {
+            Some(line) if line.text.len() + 1 + command.len() <= limit => {
                 line.text.push(';');
                 line.text.push_str(command);
                 line.commands += 1;
@@ -329,11 +362,17 @@ fn check(command: &str) -> Result<()> {
 }
 
 async fn connect(address: &SocketAddress, within: Duration) -> Result<Pin<Box<dyn Stream>>> {
+    let socket = match address {
+        SocketAddress::Master(socket) => socket,
+        socket => socket,
+    };
     let connecting = async {
-        let stream: Pin<Box<dyn Stream>> = match address {
-            SocketAddress::Unix(path) | SocketAddress::Master(path) => {
-                Box::pin(UnixStream::connect(path).await?)
+        let stream: Pin<Box<dyn Stream>> = match socket {
+            SocketAddress::Unix(path) => Box::pin(UnixStream::connect(path).await?),
+            SocketAddress::Abstract(name) => {
+                Box::pin(UnixStream::connect(OsStr::from_bytes(&name.bytes())).await?)
             }
+            SocketAddress::Master(_) => return Err(std::io::ErrorKind::InvalidInput.into()),
             SocketAddress::Tcp { host, port } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await?;
                 stream.set_nodelay(true)?;
@@ -393,7 +432,9 @@ mod tests {
         let exchange = Duration::from_millis(if stay { 200 } else { 10_000 });
         let timeouts = Timeouts { exchange, ..Timeouts::default() };
         let conversation = async {
-            let mut connection = Connection::open(&SocketAddress::Unix(path), timeouts).await?;
+            let mut connection =
+                Connection::open(&SocketAddress::Unix(path), timeouts, LineLimit::default())
+                    .await?;
             connection.ask(&["show version".to_owned(), "show info".to_owned()]).await
         };
         conversation.await.unwrap_err()
@@ -411,6 +452,7 @@ mod tests {
             exchange,
             prompt: WORKER_PROMPT.to_owned(),
             state: State::New,
+            lines: LineLimit::default(),
             chunk: Vec::new(),
         }
     }
@@ -543,7 +585,7 @@ mod tests {
     fn a_text_that_is_not_one_command_is_refused() {
         let long = "x".repeat(MAX_LINE + 1);
         for command in ["", " ", "a;b", "a\\b", "a\nb", "a\r", "a\0", "set map x <<", &long] {
-            let error = lines(&[command.to_owned()]).unwrap_err();
+            let error = lines(&[command.to_owned()], MAX_LINE).unwrap_err();
             assert!(matches!(error, Error::BadCommand { .. }), "{command:?}");
         }
     }
@@ -554,7 +596,7 @@ mod tests {
             lengths in proptest::collection::vec(1usize..=MAX_LINE, 0..30),
         ) {
             let commands: Vec<String> = lengths.iter().map(|length| "x".repeat(*length)).collect();
-            let lines = lines(&commands).unwrap();
+            let lines = lines(&commands, MAX_LINE).unwrap();
             prop_assert!(lines.iter().all(|line| line.text.len() <= MAX_LINE));
             let counted = |line: &Line| line.text.split(';').count();
             prop_assert!(lines.iter().all(|line| counted(line) == line.commands));

@@ -88,10 +88,7 @@ impl Error {
                 format!("name the address that HAProxy has in {}", configuration_of(address))
             }
             Self::IsMaster(address) => format!("write it as `master:{address}`"),
-            Self::IsNotMaster(address) => {
-                let text = address.to_string();
-                format!("write it as `{}`", text.trim_start_matches("master:"))
-            }
+            Self::IsNotMaster(SocketAddress::Master(address)) => format!("write it as `{address}`"),
             Self::LineTooLong { .. } => {
                 "remove `tune.bufsize` from HAProxy's `global` section, or set it to 16384 or more"
                     .to_owned()
@@ -106,12 +103,12 @@ impl Error {
 /// The part of HAProxy's configuration, or of its command line, that makes an address answer.
 fn configuration_of(address: &SocketAddress) -> String {
     match address {
-        SocketAddress::Unix(path) => {
-            format!("`stats socket {} level admin` in `global`", path.display())
+        SocketAddress::Unix(_) | SocketAddress::Abstract(_) => {
+            format!("`stats socket {address} level admin` in `global`")
         }
         SocketAddress::Tcp { port, .. } => {
             format!("`stats socket ipv4@127.0.0.1:{port} level admin` in `global`")
         }
-        SocketAddress::Master(path) => format!("`haproxy -W -S {}`", path.display()),
+        SocketAddress::Master(address) => format!("`haproxy -W -S {address}`"),
     }
 }

@@ -96,7 +96,7 @@ fn observed(address: &SocketAddress, backends: &[BackendName], replies: &[String
             let rest = replies.get(1 + backends.len()..).unwrap_or_default();
             _ = observe::read_sessions(address, &mut observed, rest).is_ok();
             for query in observe::session_queries(&observed) {
-                assert!(connection::lines(&[query]).is_ok());
+                assert!(connection::lines(&[query], usize::MAX).is_ok());
             }
         }
         Err(error) => assert!(!error.to_string().contains('\n'), "{error}"),
@@ -135,11 +135,14 @@ fn every_command() -> Vec<Command> {
 pub(crate) fn commands(server: &ServerRef, address: ServerAddress, weight: Weight) -> Vec<Command> {
     let server = || server.clone();
     let commands = vec![
-        Command::SetAddress { server: server(), address },
+        Command::SetAddress { server: server(), address, keep_port: false },
+        Command::SetAddress { server: server(), address, keep_port: true },
         Command::SetWeight { server: server(), weight },
         Command::SetState { server: server(), state: AdminState::Drain },
         Command::SetHealthDown { server: server() },
         Command::EnableHealth { server: server() },
+        Command::EnableAgent { server: server() },
+        Command::SetAgentUp { server: server() },
         Command::EndSessions { server: server() },
         Command::AddServer { server: server(), address, id: 7, weight, options: String::new() },
         Command::DelServer { server: server() },
@@ -152,15 +155,19 @@ pub(crate) fn commands(server: &ServerRef, address: ServerAddress, weight: Weigh
 pub(crate) fn assert_harmless(command: &Command) {
     let line = command.to_string();
     let words = match command {
-        Command::SetAddress { .. } => 7,
-        Command::SetWeight { .. } | Command::SetState { .. } | Command::SetHealthDown { .. } => 5,
+        Command::SetAddress { keep_port: false, .. } => 7,
+        Command::SetAddress { keep_port: true, .. }
+        | Command::SetWeight { .. }
+        | Command::SetState { .. }
+        | Command::SetHealthDown { .. }
+        | Command::SetAgentUp { .. } => 5,
         Command::AddServer { options, .. } => 8 + options.split_whitespace().count(),
         Command::EndSessions { .. } => 4,
-        Command::EnableHealth { .. } | Command::DelServer { .. } => 3,
+        Command::EnableHealth { .. } | Command::EnableAgent { .. } | Command::DelServer { .. } => 3,
     };
     let fits = |word: &str| {
         !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:/[]".contains(c))
     };
     assert!(line.split(' ').count() == words && line.split(' ').all(fits), "{line:?}");
-    assert!(connection::lines(&[line]).is_ok_and(|lines| lines.len() == 1));
+    assert!(connection::lines(&[line], usize::MAX).is_ok_and(|lines| lines.len() == 1));
 }

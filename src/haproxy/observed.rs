@@ -10,9 +10,14 @@ pub struct AdminFlags(pub u32);
 impl AdminFlags {
     /// Forced, inherited or resolver maintenance. CMAINT (0x04) only says that the configuration
     /// has `disabled`; it stays after `state ready` and means nothing by itself.
-    const MAINT: u32 = 0x01 | 0x02 | 0x20;
+    const MAINT: u32 = Self::FORCED_MAINT | Self::INHERITED_MAINT | Self::RESOLVER_MAINT;
+    const DRAIN: u32 = Self::FORCED_DRAIN | Self::INHERITED_DRAIN;
+    const FORCED_MAINT: u32 = 0x01;
+    const INHERITED_MAINT: u32 = 0x02;
+    const FORCED_DRAIN: u32 = 0x08;
+    const INHERITED_DRAIN: u32 = 0x10;
+    const RESOLVER_MAINT: u32 = 0x20;
     const CONFIGURED: u32 = 0x04;
-    const DRAIN: u32 = 0x08 | 0x10;
 
     /// Whether the configuration has `disabled` for it. It stays through `state ready`, and through
     /// a reload with a state file (seen on 2.6, 3.0, 3.2 and 3.4).
@@ -29,6 +34,17 @@ impl AdminFlags {
             AdminState::Ready
         }
     }
+
+    /// Its maintenance or drain comes from the server that it tracks: no command ends it.
+    pub fn is_inherited(self) -> bool {
+        let forced = self.0 & (Self::FORCED_MAINT | Self::FORCED_DRAIN) != 0;
+        !forced && self.0 & (Self::INHERITED_MAINT | Self::INHERITED_DRAIN) != 0
+    }
+
+    /// A resolver has taken its address away.
+    pub fn is_unresolved(self) -> bool {
+        self.0 & Self::RESOLVER_MAINT != 0
+    }
 }
 
 /// One server as HAProxy has it now.
@@ -39,6 +55,14 @@ pub struct ObservedServer {
     /// `None` where HAProxy shows no IP (unresolved, or a UNIX socket).
     pub address: Option<IpAddr>,
     pub port: u16,
+    /// The port is the place's own, not a server's: its line has none, so that HAProxy connects to
+    /// the port that the client came to (shown as 0).
+    pub port_is_own: bool,
+    /// HAProxy adds the port to the client's, as `:-100` does, which shows far over 65535. `:+100`
+    /// shows like any port.
+    pub port_is_mapped: bool,
+    /// It has a host name, which a resolver may be asked for.
+    pub has_name: bool,
     pub admin: AdminFlags,
     /// 0 stopped, 1 starting, 2 running, 3 stopping.
     pub operational: u8,
@@ -52,18 +76,48 @@ pub struct ObservedServer {
     pub check_enabled: bool,
     /// Its `id` was given to it: every dynamic server's is.
     pub forced_id: bool,
+    /// An agent check is configured, which may set the weight, drain, maint and down.
+    pub has_agent: bool,
+    /// The agent check is configured and running.
+    pub agent_enabled: bool,
+    /// Connections to it are encrypted.
+    pub uses_tls: bool,
     /// Live sessions; read only for backends where something drains.
     pub sessions: Option<u64>,
+}
+
+impl ObservedServer {
+    /// It is up as far as HAProxy knows: not stopped, not warming up, and not one whose checks ask
+    /// for no new sessions (NOLB).
+    pub fn is_running(&self) -> bool {
+        const RUNNING: u8 = 2;
+        self.operational == RUNNING
+    }
 }
 
 /// What `show info` says of the process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessInfo {
     pub pid: u32,
+    /// When it was started, in seconds since the epoch, where HAProxy says so.
+    pub started_s: Option<u64>,
     pub version: String,
     pub uptime_s: u64,
     /// It is a worker of before a reload, finishing its sessions.
     pub stopping: bool,
+}
+
+impl ProcessInfo {
+    /// Whether this is still the process that was `earlier`. In a container each start has the same
+    /// process id.
+    pub fn is_same_as(&self, earlier: &Self) -> bool {
+        let (before, now) = (earlier.identity(), self.identity());
+        before == now && self.uptime_s >= earlier.uptime_s
+    }
+
+    fn identity(&self) -> (u32, Option<u64>) {
+        (self.pid, self.started_s)
+    }
 }
 
 /// HAProxy at one moment.
@@ -75,6 +129,20 @@ pub struct Observed {
     pub backends: BTreeMap<String, Vec<ObservedServer>>,
     /// The number of each backend that has servers.
     pub proxies: BTreeMap<String, u32>,
+}
+
+/// What `show stat` says of how a server, or its backend, is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Features {
+    /// It has a cookie.
+    pub cookie: bool,
+    /// It has a `maxconn`.
+    pub limit: bool,
+}
+
+impl Features {
+    /// The name that a backend as a whole has among its servers.
+    pub const BACKEND: &'static str = "BACKEND";
 }
 
 /// The process and some servers alone, at one moment.
@@ -123,6 +191,9 @@ mod tests {
             name: "s1".into(),
             address: Some(IpAddr::from([127, 0, 0, 1])),
             port: 80,
+            port_is_own: false,
+            port_is_mapped: false,
+            has_name: false,
             admin: AdminFlags(admin),
             operational: 0,
             weight,
@@ -130,6 +201,9 @@ mod tests {
             checked: true,
             check_enabled: true,
             forced_id: false,
+            has_agent: false,
+            agent_enabled: false,
+            uses_tls: false,
             sessions: None,
         };
         let glance = |status: &str| Glance {

@@ -1,9 +1,9 @@
 //! Readers of HAProxy's tables. Columns are found by their names, since versions add some.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr;
 
-use super::{AdminFlags, Glance, ObservedServer, ParseError, ProcessInfo};
+use super::{AdminFlags, Features, Glance, ObservedServer, ParseError, ProcessInfo};
 
 /// `show info` (management guide, section 9.3).
 pub(super) fn process(reply: &str) -> Result<ProcessInfo, ParseError> {
@@ -23,6 +23,10 @@ pub(super) fn process(reply: &str) -> Result<ProcessInfo, ParseError> {
     Ok(ProcessInfo {
         pid: number(line, pid, "Pid")?,
         version: field("Version")?.1.chars().take(MAX_SHOWN).collect(),
+        started_s: fields
+            .get("Start_time_sec")
+            .map(|(line, value)| number(*line, value, "Start_time_sec"))
+            .transpose()?,
         uptime_s: number(uptime_line, uptime, "Uptime_sec")?,
         stopping: fields.get("Stopping").is_some_and(|(_, value)| *value != "0"),
     })
@@ -34,6 +38,36 @@ pub(super) struct Rows {
     /// The backend's proxy id; `None` where it has no servers.
     pub proxy: Option<u32>,
     pub servers: Vec<ObservedServer>,
+}
+
+/// Where a server's address comes from, as far as `show servers state` tells.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// Its line, or a command.
+    Address,
+    /// A name, which a resolver may be asked for.
+    Name(String),
+    /// An SRV record, which only a resolver can be asked for.
+    SrvRecord,
+}
+
+/// Where the address of one server comes from.
+pub(super) fn origin(reply: &str, server: &str) -> Result<Origin, ParseError> {
+    let mut lines = numbered(reply).skip(1);
+    let columns = StateColumns::read(lines.next())?;
+    let mut fields = Vec::with_capacity(columns.count);
+    for (line, text) in lines {
+        let row = Row::read(line, text, b' ', columns.count, &mut fields)?;
+        if row.field(columns.name, "srv_name")? == server {
+            let name = row.field(columns.fqdn, "srv_fqdn")?;
+            return Ok(match (row.field(columns.srv_record, "srvrecord")?, name) {
+                ("-", "-") => Origin::Address,
+                ("-", name) => Origin::Name(name.to_owned()),
+                _ => Origin::SrvRecord,
+            });
+        }
+    }
+    Ok(Origin::Address)
 }
 
 /// `show servers state <backend>`: its version, `# ` and column names, then a line a server.
@@ -77,6 +111,24 @@ pub(super) fn sessions(reply: &str) -> Result<HashMap<(String, String), u64>, Pa
         sessions.insert(name, current.saturating_add(queued));
     }
     Ok(sessions)
+}
+
+/// `show stat` of a backend and its servers: what each has, by name.
+pub(super) fn features(reply: &str) -> Result<BTreeMap<String, Features>, ParseError> {
+    let mut lines = numbered(reply);
+    let header = header(lines.next())?;
+    let names: Vec<&str> = header.1.split(',').collect();
+    let at = |name| column(header, &names, name);
+    let (name, cookie, limit) = (at("svname")?, at("cookie")?, at("slim")?);
+    let mut features = BTreeMap::new();
+    let mut fields = Vec::with_capacity(names.len());
+    for (line, text) in lines {
+        let row = Row::read(line, text, b',', names.len(), &mut fields)?;
+        let has = |at, column| row.field(at, column).map(|value| !value.is_empty());
+        let of_row = Features { cookie: has(cookie, "cookie")?, limit: has(limit, "slim")? };
+        features.insert(row.field(name, "svname")?.to_owned(), of_row);
+    }
+    Ok(features)
 }
 
 /// `show stat` of one server; `None` where there is no such server.
@@ -124,6 +176,10 @@ struct StateColumns {
     initial_weight: usize,
     check: usize,
     forced_id: usize,
+    agent: usize,
+    fqdn: usize,
+    srv_record: usize,
+    tls: usize,
 }
 
 impl StateColumns {
@@ -144,6 +200,10 @@ impl StateColumns {
             initial_weight: at("srv_iweight")?,
             check: at("srv_check_state")?,
             forced_id: at("srv_f_forced_id")?,
+            agent: at("srv_agent_state")?,
+            fqdn: at("srv_fqdn")?,
+            srv_record: at("srvrecord")?,
+            tls: at("srv_use_ssl")?,
         })
     }
 
@@ -152,11 +212,18 @@ impl StateColumns {
         const CONFIGURED: u32 = 0x02;
         const ENABLED: u32 = 0x04;
         let check: u32 = row.number(self.check, "srv_check_state")?;
+        let agent: u32 = row.number(self.agent, "srv_agent_state")?;
+        let port: u32 = row.number(self.port, "srv_port")?;
         Ok(ObservedServer {
             id: row.number(self.id, "srv_id")?,
             name: row.field(self.name, "srv_name")?.to_owned(),
             address: row.field(self.address, "srv_addr")?.parse().ok(),
-            port: row.number(self.port, "srv_port")?,
+            // A negative offset is printed as an unsigned number; `show stat` has its last 16 bits.
+            port: u16::try_from(port & 0xffff).unwrap_or_default(),
+            port_is_own: port == 0,
+            port_is_mapped: port > u32::from(u16::MAX),
+            has_name: row.field(self.fqdn, "srv_fqdn")? != "-"
+                || row.field(self.srv_record, "srvrecord")? != "-",
             admin: AdminFlags(row.number(self.admin, "srv_admin_state")?),
             operational: row.number(self.operational, "srv_op_state")?,
             weight: row.number(self.weight, "srv_uweight")?,
@@ -164,6 +231,9 @@ impl StateColumns {
             checked: check & CONFIGURED != 0,
             check_enabled: check & ENABLED != 0,
             forced_id: row.number::<u8>(self.forced_id, "srv_f_forced_id")? != 0,
+            has_agent: agent & CONFIGURED != 0,
+            agent_enabled: agent & ENABLED != 0,
+            uses_tls: row.number::<u8>(self.tls, "srv_use_ssl")? != 0,
             sessions: None,
         })
     }
@@ -282,6 +352,32 @@ mod tests {
         assert_eq!((d1.id, d1.address, d1.admin.state()), (77, None, AdminState::Drain));
         // 8: paused, and never configured.
         assert!(!d1.checked && !d1.check_enabled);
+        assert!(d1.has_name && !s1.has_name && !s1.has_agent);
+    }
+
+    #[test]
+    fn the_origin_of_an_address_reads() {
+        let rows = table(
+            "3 web 1 s1 127.0.0.1 0 5 1 1 1 1 0 0 14 0 0 0 - 80 - 0 0 - - 0\n\
+             3 web 2 s2 - 0 5 1 1 1 1 0 0 14 0 0 0 web.example 80 - 0 0 - - 0\n\
+             3 web 3 s3 - 0 32 1 1 1 1 0 0 14 0 0 0 - 80 _http._tcp.web 0 0 - - 0",
+        );
+        let expected = [Origin::Address, Origin::Name("web.example".into()), Origin::SrvRecord];
+        assert_eq!(["s1", "s2", "s3"].map(|name| origin(&rows, name).unwrap()), expected);
+    }
+
+    /// `127.0.0.2`, `127.0.0.2:-100` and `agent-check agent-port 9999`, on 2.6 to 3.4.
+    #[test]
+    fn the_port_of_a_place_and_its_agent_read() {
+        let rows = servers(&table(
+            "3 web 1 s1 127.0.0.2 0 5 1 1 1 1 0 0 14 0 0 0 - 0 - 0 18080 - - 18080\n\
+             3 web 2 s2 127.0.0.2 0 5 1 1 1 1 0 0 14 0 0 0 - 4294967196 - 0 18080 - - 18080\n\
+             3 web 3 s3 127.0.0.2 2 0 1 1 0 1 0 2 6 22 0 0 - 80 - 0 0 - - 9999",
+        ));
+        let [s1, s2, s3] = rows.unwrap().servers.try_into().unwrap();
+        assert_eq!((s1.port, s1.port_is_own, s1.port_is_mapped), (0, true, false));
+        assert_eq!((s2.port, s2.port_is_own, s2.port_is_mapped), (65436, false, true));
+        assert_eq!((s3.port, s3.has_agent, s3.agent_enabled), (80, true, true));
     }
 
     #[test]
@@ -292,7 +388,8 @@ mod tests {
     #[test]
     fn a_new_column_in_the_middle_changes_nothing() {
         let text = "1\n# be_id new srv_id srv_name srv_addr srv_op_state srv_admin_state \
-             srv_uweight srv_iweight srv_check_state srv_port\n3 x 1 s1 10.0.0.1 2 0 5 5 6 80";
+             srv_uweight srv_iweight srv_check_state srv_agent_state srv_f_forced_id srv_fqdn \
+             srv_port srvrecord srv_use_ssl\n3 x 1 s1 10.0.0.1 2 0 5 5 6 0 0 - 80 - 0";
         assert_eq!(servers(text).unwrap().servers[0].port, 80);
     }
 
@@ -307,9 +404,9 @@ mod tests {
             (table("3 web 1 s1"), 3, "4 of 25 columns"),
             (table("x web 1 s1 127.0.0.1 0 5 1 1 1 1 0 0 14 0 0 0 - 80 - 0 0 - - 0"), 3, "\"x\""),
             (
-                table("3 web 1 s1 127.0.0.1 0 5 1 1 1 1 0 0 14 0 0 0 - 65536 - 0 0 - - 0"),
+                table("3 web 1 s1 127.0.0.1 0 5 1 1 1 1 0 0 14 0 0 0 - 4294967296 - 0 0 - - 0"),
                 3,
-                "65536",
+                "4294967296",
             ),
         ] {
             let error = servers(&text).unwrap_err();

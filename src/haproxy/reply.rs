@@ -34,6 +34,10 @@ pub enum RejectionKind {
     /// The configuration refers to it, so that it cannot be deleted.
     Referenced,
     InvalidAddress,
+    /// The server's place has no address that could be changed, but a UNIX socket.
+    OtherFamily,
+    /// HAProxy added the server's port to the client's (`:+100`), and does not any more.
+    MappedPort,
     /// No health check is configured on it, or it follows another server's.
     NoHealthCheck,
     /// The backend is disabled in the configuration, or its worker is one of before a reload.
@@ -67,6 +71,14 @@ impl Rejection {
             RejectionKind::NoHealthCheck => {
                 format!("add `check` to the servers of `backend {backend}`")
             }
+            RejectionKind::OtherFamily => format!(
+                "give the servers of `backend {backend}` an IP address: `server-template srv 1-N \
+                 127.0.0.2:80 check disabled`"
+            ),
+            RejectionKind::MappedPort => format!(
+                "the servers of `backend {backend}` add to the client's port: set keep-port, or give \
+                 their line a port of its own"
+            ),
             RejectionKind::Referenced => format!(
                 "remove what refers to {} from HAProxy's configuration (`track`, `use-server`, a \
                  resolver)",
@@ -75,6 +87,19 @@ impl Rejection {
             kind => return kind.remedy_without_command(),
         };
         Some(text)
+    }
+}
+
+impl Rejection {
+    /// The command that gives a server its mapped port back.
+    pub fn undo(&self) -> Option<String> {
+        let offset = old_offset(&self.reply).filter(|_| self.kind == RejectionKind::MappedPort)?;
+        match &self.command {
+            Command::SetAddress { server, address, .. } => {
+                Some(format!("set server {server} addr {} port {offset}", address.ip()))
+            }
+            _ => None,
+        }
     }
 }
 
@@ -87,6 +112,13 @@ impl RejectionKind {
                 | Self::PermissionDenied
                 | Self::StaticAlgorithm
                 | Self::InvalidOptions
+                | Self::InvalidAddress
+                | Self::OtherFamily
+                | Self::MappedPort
+                | Self::AlreadyExists
+                | Self::Referenced
+                | Self::ProxyDisabled
+                | Self::NoHealthCheck
                 | Self::UnknownCommand
         )
     }
@@ -118,7 +150,7 @@ impl RejectionKind {
 /// successes, so that its severities tell nothing.
 pub(super) fn classify(command: &Command, reply: &str) -> CommandResult {
     let reply = reply.trim();
-    let known = RejectionKind::of(reply);
+    let known = RejectionKind::of(reply).or_else(|| mapped_port(reply));
     if known.is_none() && is_success(command, reply) {
         return Ok(());
     }
@@ -143,8 +175,23 @@ fn is_success(command: &Command, reply: &str) -> bool {
         | Command::SetState { .. }
         | Command::SetHealthDown { .. }
         | Command::EnableHealth { .. }
+        | Command::EnableAgent { .. }
+        | Command::SetAgentUp { .. }
         | Command::EndSessions { .. } => reply.is_empty(),
     }
+}
+
+/// Whether a port was taken that HAProxy added to the client's (seen on 2.6 to 3.4): nothing else
+/// tells it from any other one.
+fn mapped_port(reply: &str) -> Option<RejectionKind> {
+    old_offset(reply).map(|_| RejectionKind::MappedPort)
+}
+
+/// The offset that a port had before: `+100`.
+fn old_offset(reply: &str) -> Option<&str> {
+    let (_, old) = reply.split_once("port changed from '")?;
+    let (old, new) = old.split_once("' to '")?;
+    (old.starts_with('+') && !new.starts_with('+')).then_some(old)
 }
 
 fn id_is_taken(reply: &str) -> bool {
@@ -177,7 +224,8 @@ mod tests {
     }
 
     fn address() -> Command {
-        Command::SetAddress { server: server(), address: "10.0.0.1:80".parse().unwrap() }
+        let address = "10.0.0.1:80".parse().unwrap();
+        Command::SetAddress { server: server(), address, keep_port: false }
     }
 
     fn weight() -> Command {
@@ -254,6 +302,18 @@ mod tests {
             (address(), "Invalid addr '1.2.3.x' by 'stats socket command'", Kind::InvalidAddress),
             (address(), "Invalid addr '1.2.3.x'", Kind::InvalidAddress),
             (address(), "No such server.", Kind::NoSuchServer),
+            (
+                address(),
+                "Update for the current server address family is only supported through \
+                 configuration file.",
+                Kind::OtherFamily,
+            ),
+            (
+                address(),
+                "IP changed from '127.0.0.2' to '10.0.0.1', port changed from '+100' to '80' by \
+                 'stats socket command'",
+                Kind::MappedPort,
+            ),
             (address(), "Proxy is disabled.", Kind::ProxyDisabled),
             (state(), "No such backend.", Kind::NoSuchBackend),
             (state(), "Permission denied", Kind::PermissionDenied),

@@ -28,18 +28,25 @@ pub(super) const ADDRESS_SET: [&str; 4] = [
     "nothing changed",
 ];
 
+/// What is said where a server's name is set to what it is, and a resolver is asked for it.
+pub(super) const RESOLVED: &str = "no need to change the FDQN";
+
 /// How long an address may take to show after it was set.
 pub const ADDRESS_SETTLES: Duration = Duration::from_secs(1);
 
-/// Bytes of a line of commands: HAProxy's default buffer (`tune.bufsize`, 16 KiB), with room to
-/// spare for what it needs itself.
+/// Bytes of a line of commands to begin with: HAProxy's default buffer (`tune.bufsize`, 16 KiB),
+/// with room to spare for what it needs itself. A HAProxy that says that a line is too long gets
+/// shorter ones.
 pub(super) const MAX_LINE: usize = 12 * 1024;
+
+/// The least line worth trying: HAProxy's buffers are larger.
+pub(super) const LEAST_LINE: usize = 512;
 
 /// What is said of a line that does not fit the buffer; nothing of it was done.
 pub(super) const LINE_TOO_LONG: &[u8] = b"The command line is too big for the buffer size";
 
 /// How refusals begin.
-pub(super) const REFUSALS: [(&str, RejectionKind); 23] = [
+pub(super) const REFUSALS: [(&str, RejectionKind); 24] = [
     ("Permission denied", RejectionKind::PermissionDenied),
     ("No such backend.", RejectionKind::NoSuchBackend),
     ("Can't find backend.", RejectionKind::NoSuchBackend),
@@ -54,6 +61,7 @@ pub(super) const REFUSALS: [(&str, RejectionKind); 23] = [
     ("Only servers in maintenance mode can be deleted.", RejectionKind::NotInMaint),
     ("This server cannot be removed at runtime", RejectionKind::Referenced),
     ("Invalid addr ", RejectionKind::InvalidAddress),
+    ("Update for the current server address family", RejectionKind::OtherFamily),
     ("Update to families other than AF_INET", RejectionKind::InvalidAddress),
     ("problem converting port", RejectionKind::InvalidAddress),
     ("can't change addr", RejectionKind::InvalidAddress),

@@ -41,6 +41,8 @@ impl Changed {
                 | Command::SetState { .. }
                 | Command::SetHealthDown { .. } => {}
                 Command::EnableHealth { .. }
+                | Command::EnableAgent { .. }
+                | Command::SetAgentUp { .. }
                 | Command::EndSessions { .. }
                 | Command::AddServer { .. }
                 | Command::DelServer { .. } => return None,

@@ -22,8 +22,6 @@ pub enum Desired {
         weight: Weight,
         /// What its weight grows to.
         target: Weight,
-        /// Its ramp begins at weight 0, so that a ready server of weight 0 is a usual sight.
-        from_zero: bool,
     },
     /// Nobody knows what it should be.
     KeepAsIs,
@@ -159,12 +157,7 @@ fn of(held: &Held, table: &Table, target: &Target, now: Timestamp) -> Desired {
         (SlotState::Ready | SlotState::Rest, Some(address)) => {
             let (ramp, own) = (&table.spec.ramp, record.endpoint.weight);
             let target = ramp.target(own);
-            Desired::Ready {
-                address,
-                weight: ramp.weight_at(record.started, now, own),
-                target,
-                from_zero: ramp.min.min(target) == Weight::ZERO,
-            }
+            Desired::Ready { address, weight: ramp.weight_at(record.started, now, own), target }
         }
     }
 }
@@ -244,10 +237,7 @@ mod tests {
         table.spec.ramp.min = Weight::ZERO;
         let wanted = Wanted::compute(&table, &target(), at(0));
         let weights = |n| match wanted.of(slot(n)) {
-            Desired::Ready { weight, target, from_zero, .. } => {
-                assert!(from_zero);
-                (weight.get(), target.get())
-            }
+            Desired::Ready { weight, target, .. } => (weight.get(), target.get()),
             other => panic!("{other:?}"),
         };
         assert_eq!([1, 2].map(weights), [(0, 100), (0, 0)]);

@@ -173,12 +173,13 @@ impl<'a> Driver<'a> {
         tracing::info!(backends = changed.targets.len(), "configuration read again");
     }
 
-    /// A look at the process: another one has lost all that was set at runtime.
+    /// A look at the process, which has lost all that was set at runtime where it is another one, and
+    /// at a few servers.
     async fn probe(&mut self) {
         self.schedule.probe = Instant::now() + self.settings.timing.poll;
-        match self.engine.process().await {
-            Ok(process) if self.engine.is_new(&process) => self.pass().await,
-            Ok(_) => self.keep_dump().await,
+        match self.engine.has_changed().await {
+            Ok(true) => self.pass().await,
+            Ok(false) => self.keep_dump().await,
             Err(error) => self.failed(&error),
         }
         self.report();

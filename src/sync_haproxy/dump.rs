@@ -72,17 +72,19 @@ fn folder_of(path: &Path) -> &Path {
 ///
 /// HAProxy takes a server's address from the file only where the configuration has a name for it and
 /// `init-addr last`; of one that is configured by address it takes all but the address (seen on 2.6
-/// to 3.4), so that it would be ready somewhere else. Such rows of `backends` are left out: the
-/// server begins as it is configured, which is disabled.
+/// to 3.4), so that it would be ready somewhere else. And it adds a port of the file to the client's
+/// where the configuration has no port. Such rows of `backends` are left out: the server begins as it
+/// is configured, which is disabled.
 pub fn loadable(state: &str, backends: &BTreeSet<&str>) -> (String, BTreeSet<String>) {
     let mut left_out = BTreeSet::new();
     let mut kept = String::with_capacity(state.len());
+    let without_port = without_port(state);
     for line in state.lines() {
-        let fields: Vec<&str> = line.split(' ').collect();
-        match (fields.get(BACKEND), fields.get(NAME)) {
-            (Some(backend), Some(&"-")) if backends.contains(backend) => {
-                left_out.insert((*backend).to_owned());
+        match Row::of(line).filter(|row| backends.contains(row.backend)) {
+            Some(row) if row.name == "-" => {
+                left_out.insert(row.backend.to_owned());
             }
+            Some(row) if row.port != "0" && without_port.contains(&row.family()) => {}
             _ => {
                 kept.push_str(line);
                 kept.push('\n');
@@ -90,6 +92,34 @@ pub fn loadable(state: &str, backends: &BTreeSet<&str>) -> (String, BTreeSet<Str
         }
     }
     (kept, left_out)
+}
+
+/// One server of "show servers state", as far as its line in the file depends on it.
+struct Row<'a> {
+    backend: &'a str,
+    server: &'a str,
+    name: &'a str,
+    port: &'a str,
+}
+
+impl<'a> Row<'a> {
+    fn of(line: &'a str) -> Option<Self> {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let field = |column: usize| fields.get(column).copied();
+        let (backend, server) = (field(BACKEND)?, field(SERVER)?);
+        Some(Self { backend, server, name: field(NAME)?, port: field(PORT)? })
+    }
+
+    /// What the servers of one `server-template` line have in common.
+    fn family(&self) -> (&'a str, &'a str) {
+        (self.backend, self.server.trim_end_matches(|c: char| c.is_ascii_digit()))
+    }
+}
+
+/// The families that have a server without a port: their line has none.
+fn without_port(state: &str) -> BTreeSet<(&str, &str)> {
+    let rows = state.lines().filter_map(Row::of);
+    rows.filter(|row| row.port == "0").map(|row| row.family()).collect()
 }
 
 /// A state without what moves by itself: the seconds since a server's last change.
@@ -109,8 +139,10 @@ pub fn lasting(state: &str) -> String {
 
 /// Columns of "show servers state" (management guide).
 const BACKEND: usize = 1;
+const SERVER: usize = 3;
 const SINCE_LAST_CHANGE: usize = 9;
 const NAME: usize = 17;
+const PORT: usize = 18;
 
 fn replace(path: &Path, state: &str) -> anyhow::Result<()> {
     let problem = || format!("cannot write the server state file {}", path.display());
@@ -184,6 +216,16 @@ mod tests {
         let (kept, left_out) = loadable(&state, &["app", "api"].into());
         assert_eq!(kept, format!("1\n# header\n{}{}", rows[1], rows[2]));
         assert_eq!(left_out, ["app".to_owned()].into());
+    }
+
+    #[test]
+    fn a_port_that_would_be_added_to_the_clients_is_left_out() {
+        let row = |server: &str, port: u16| {
+            format!("3 app 1 {server} 10.0.0.1 2 4 1 1 2 6 3 3 6 0 0 0 unused.invalid {port} - 0\n")
+        };
+        let rows = [row("srv1", 18080), row("srv2", 0), row("web1", 80)];
+        let (kept, left_out) = loadable(&rows.concat(), &["app"].into());
+        assert_eq!((kept, left_out.len()), (rows[1..].concat(), 0));
     }
 
     #[test]

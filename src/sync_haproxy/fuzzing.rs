@@ -41,6 +41,7 @@ fn targets(web: &crate::model::BackendName, mode: &Mode) -> Vec<Target> {
         prefix: prefix.and_then(|prefix| prefix.parse().ok()),
         from: web.clone(),
         port,
+        keep_port: false,
         takes: Selector::Matching(Filter::default()),
         mode: mode.clone(),
         licence: Licence::default(),

@@ -48,6 +48,8 @@ pub fn command(command: &Command, result: &CommandResult) {
         Command::SetState { .. } => "state",
         Command::SetHealthDown { .. } => "health_down",
         Command::EnableHealth { .. } => "enable_health",
+        Command::EnableAgent { .. } => "enable_agent",
+        Command::SetAgentUp { .. } => "agent",
         Command::EndSessions { .. } => "end_sessions",
         Command::AddServer { .. } => "add",
         Command::DelServer { .. } => "delete",

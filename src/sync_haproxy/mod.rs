@@ -7,12 +7,15 @@ mod changed;
 pub mod desired;
 mod driver;
 mod dump;
+mod effects;
 mod feed;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod lines;
 mod metrics;
 mod names;
 mod once;
+mod others;
 mod pass;
 pub mod plan;
 pub mod predict;
@@ -49,7 +52,7 @@ pub use target::{Filter, Licence, Mode, Selector, Target};
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// HAProxy's socket of level admin: PATH, HOST:PORT, or master:PATH for the master CLI
+    /// HAProxy's socket of level admin: PATH, HOST:PORT, abns@NAME, or master:ADDRESS for the master CLI
     #[arg(long, value_name = "SOCKET")]
     socket: Option<String>,
 
@@ -68,6 +71,10 @@ pub struct Args {
     /// Connect to this port in place of each server's own
     #[arg(long, value_name = "PORT")]
     port: Option<String>,
+
+    /// Keep the port of each place in HAProxy's configuration, and set addresses alone
+    #[arg(long)]
+    keep_port: bool,
 
     /// Further words for `add server` in dynamic mode [default: check]
     #[arg(long, value_name = "WORDS")]
@@ -167,6 +174,7 @@ impl Args {
             from,
             mode,
             port,
+            keep_port,
             server_options,
             take_over,
             allow_drop,
@@ -193,8 +201,16 @@ impl Args {
             .set("sync-haproxy.aws-region", "--aws-region", aws_region);
         let flags = layout.set("sync-haproxy", flags);
         let flags = daemon.flags("sync-haproxy", flags);
-        let of_backend =
-            BackendFlags { from, mode, port, server_options, take_over, allow_drop, end_sessions };
+        let of_backend = BackendFlags {
+            from,
+            mode,
+            port,
+            keep_port,
+            server_options,
+            take_over,
+            allow_drop,
+            end_sessions,
+        };
         let globals = globals.clone();
         let (settings, reload) =
             Reload::start(FIXED, move || read(&hsdo.over(&globals)?, &flags, &of_backend))?;
@@ -217,6 +233,7 @@ struct BackendFlags {
     from: Option<String>,
     mode: Option<ModeName>,
     port: Option<String>,
+    keep_port: bool,
     server_options: Option<String>,
     take_over: bool,
     allow_drop: bool,
@@ -225,12 +242,22 @@ struct BackendFlags {
 
 impl BackendFlags {
     fn set(&self, base: &str, flags: Flags) -> Flags {
-        let Self { from, mode, port, server_options, take_over, allow_drop, end_sessions } = self;
+        let Self {
+            from,
+            mode,
+            port,
+            keep_port,
+            server_options,
+            take_over,
+            allow_drop,
+            end_sessions,
+        } = self;
         let path = |name: &str| format!("{base}.{name}");
         flags
             .set(&path("from"), "--from", from.as_ref())
             .set(&path("mode"), "--mode", mode.map(|mode| mode.show()))
             .set(&path("port"), "--port", port.as_ref())
+            .set(&path("keep-port"), "--keep-port", keep_port.then_some(true))
             .set(&path("server-options"), "--server-options", server_options.as_ref())
             .set(&path("take-over"), "--take-over", take_over.then_some(true))
             .set(&path("allow-drop"), "--allow-drop", allow_drop.then_some(true))

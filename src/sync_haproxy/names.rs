@@ -64,6 +64,10 @@ fn is_place(target: &Target, slot: SlotNumber, server: &ObservedServer) -> bool 
 }
 
 impl Places<'_> {
+    pub fn prefix(&self) -> &ServerPrefix {
+        &self.prefix
+    }
+
     pub fn get(&self, slot: SlotNumber) -> Option<&ObservedServer> {
         let at = self.slots.binary_search_by_key(&slot, |(slot, _)| *slot).ok()?;
         self.slots.get(at).map(|(_, server)| *server)
@@ -107,13 +111,35 @@ fn detect(target: &Target, servers: &[ObservedServer], need: u32) -> Result<Serv
     let backend = target.backend.clone();
     let mut names = families.into_iter();
     match (names.next(), names.next()) {
-        (Some(only), None) => Ok(only),
+        (Some(only), None) => Ok(from_one(only, servers)),
         (None, _) => Err(Problem::NoPlaces { backend, need }),
         (Some(first), Some(second)) => {
             let families = [first, second].into_iter().chain(names).collect();
             Err(Problem::Ambiguous { backend, named_by: target.named_by(), families })
         }
     }
+}
+
+/// The prefix of a family that ends in digits, where its numbers begin at 1 only behind them: `pg15` of
+/// `pg151`, `pg152`, …, which are no places 151, 152, …
+fn from_one(family: ServerPrefix, servers: &[ObservedServer]) -> ServerPrefix {
+    let names = || servers.iter().map(|server| server.name.as_str());
+    if names().any(|name| family.slot(name).is_some_and(|slot| slot.get() == 1)) {
+        return family;
+    }
+    let members: Vec<&str> = names().filter(|name| family.slot(name).is_some()).collect();
+    let is_from_one = |prefix: &ServerPrefix| {
+        let slots: BTreeSet<SlotNumber> = members.iter().filter_map(|n| prefix.slot(n)).collect();
+        slots.len() == members.len() && slots.into_iter().eq(SlotNumber::first(slots_of(&members)))
+    };
+    let shortest = members.iter().copied().min_by_key(|name| name.len()).unwrap_or_default();
+    let longer = family.as_str().len() + 1..shortest.len();
+    let mut prefixes = longer.filter_map(|end| shortest.get(..end)?.parse::<ServerPrefix>().ok());
+    prefixes.find(is_from_one).unwrap_or(family)
+}
+
+fn slots_of(members: &[&str]) -> u32 {
+    u32::try_from(members.len()).unwrap_or(u32::MAX)
 }
 
 /// `srv` of `srv12`.
@@ -137,6 +163,20 @@ mod tests {
     fn the_only_family_of_numbered_names_is_found() {
         assert_eq!(found(&["web-1", "web-2", "backup"]), Ok(vec![1, 2]));
         assert_eq!(found(&["a1b7"]), Ok(vec![7]));
+    }
+
+    #[test]
+    fn a_prefix_that_ends_in_a_digit_is_found_where_the_numbers_begin_behind_it() {
+        let pg15: Vec<String> = (1..=12).map(|n| format!("pg15{n}")).collect();
+        let names: Vec<&str> = pg15.iter().map(String::as_str).collect();
+        assert_eq!(found(&names), Ok((1..=12).collect()));
+        assert_eq!(found(&["s31", "s32"]), Ok(vec![1, 2]));
+        assert_eq!(found(&["pg151"]), Ok(vec![1]));
+        let from_one: Vec<String> = (1..=19).map(|n| format!("web{n}")).collect();
+        let names: Vec<&str> = from_one.iter().map(String::as_str).collect();
+        assert_eq!(found(&names), Ok((1..=19).collect()));
+        assert_eq!(found(&["web3", "web4"]), Ok(vec![3, 4]));
+        assert_eq!(found(&["web20", "web30"]), Ok(vec![20, 30]));
     }
 
     #[test]

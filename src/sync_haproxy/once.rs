@@ -7,7 +7,7 @@ use super::driver::problems;
 use super::dump;
 use super::feed::Views;
 use super::pass::{Engine, Pass, Preview};
-use super::plan::{Learnt, plan};
+use super::plan::plan;
 use super::predict::predict;
 use super::settings::Settings;
 use crate::error::{CommandError, CommandResult, Kind};
@@ -167,8 +167,7 @@ struct PlannedAction {
 
 impl Planned {
     fn new(preview: Preview) -> Self {
-        let Preview { target, revision, wanted, mut servers } = preview;
-        let learnt = Learnt::default();
+        let Preview { target, learnt, revision, wanted, mut servers } = preview;
         let first = plan(&target, &wanted, servers.as_deref(), &learnt);
         let mut actions = Vec::new();
         let mut next = first.clone();

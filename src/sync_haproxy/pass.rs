@@ -6,14 +6,16 @@ use tokio::time::Instant;
 use super::changed::Changed;
 use super::desired::{Desired, Wanted};
 use super::dump;
+use super::effects::Added;
 use super::feed::Views;
 use super::metrics;
+use super::others::{self, Others};
 use super::plan::{self, Action, Learnt, Plan};
 use super::problem::Problem;
 use super::target::{Mode, Target};
 use crate::haproxy::{
-    self, Client, Command, CommandResult, Glances, Observed, ObservedServer, ProcessInfo,
-    Rejection, RejectionKind, Session,
+    self, AdminState, Client, Command, CommandResult, Glances, Observed, ObservedServer,
+    ProcessInfo, Rejection, RejectionKind, Session,
 };
 use crate::model::{BackendName, ServerAddress, SlotNumber, Timestamp};
 use crate::store::Revision;
@@ -29,7 +31,14 @@ pub struct Engine {
     pub targets: Vec<Target>,
     /// What replies have taught of each target, until the process changes.
     learnt: Vec<Learnt>,
-    pid: Option<u32>,
+    /// What was sent of each target, until the process changes.
+    others: Vec<Others>,
+    /// The process of the last pass.
+    process: Option<ProcessInfo>,
+    /// The servers of each backend as that pass left them.
+    left: BTreeMap<String, Vec<ObservedServer>>,
+    /// One of each, by its numbers.
+    watched: Vec<Watched>,
     /// Servers that have left may still have sessions.
     crowded: bool,
 }
@@ -64,10 +73,12 @@ impl Look {
         self.plan.drift.is_empty() && self.plan.unordered.is_empty()
     }
 
-    /// Whether all that HAProxy has a place for is what the table says: a slot without a place
-    /// serves nobody, so that it need not keep others waiting.
+    /// Whether all that HAProxy has a place for is what the table says, but for weights that others
+    /// set: a slot without a place serves nobody, so that it need not keep others waiting.
     pub fn holds(&self) -> bool {
-        self.plan.drift.iter().all(|slot| self.plan.unplaced.contains(slot))
+        let is_harmless =
+            |slot| self.plan.unplaced.contains(slot) || self.plan.contested.contains(slot);
+        self.plan.drift.iter().all(is_harmless)
     }
 
     /// Whether all that is left to do waits for another configuration.
@@ -101,7 +112,7 @@ impl Pass {
     /// Whether HAProxy's configuration has too few places for the tables, be they needed or not.
     pub fn lacks_places(&self) -> bool {
         let problems = self.targets.iter().flatten().flat_map(|look| &look.plan.problems);
-        problems.into_iter().any(|problem| !matches!(problem, Problem::StaticWeights { .. }))
+        problems.into_iter().any(Problem::is_configuration)
     }
 
     /// Every problem, for people.
@@ -121,24 +132,52 @@ impl Pass {
 impl Engine {
     pub fn new(client: Client, targets: Vec<Target>) -> Self {
         let learnt = vec![Learnt::default(); targets.len()];
-        Self { client, targets, learnt, pid: None, crowded: true }
+        let others = vec![Others::default(); targets.len()];
+        Self {
+            client,
+            targets,
+            learnt,
+            others,
+            left: BTreeMap::new(),
+            process: None,
+            watched: Vec::new(),
+            crowded: true,
+        }
     }
 
-    /// Asks HAProxy for its process: cheap.
-    pub async fn process(&self) -> haproxy::Result<ProcessInfo> {
-        let process = self.client.session().await?.process().await?;
-        self.running(&process)?;
-        Ok(process)
+    /// Looks at HAProxy's process and at a server of each of a few backends, which is cheap. Answers
+    /// whether HAProxy may be another than the last pass has left: a new process, or one that has
+    /// been changed or has lost what was set.
+    pub async fn has_changed(&mut self) -> haproxy::Result<bool> {
+        let watched = Watched::take_turns(&mut self.watched);
+        let numbers: Vec<(u32, u32)> = watched.iter().map(|watched| watched.at).collect();
+        let glances = self.client.session().await?.glance(&numbers).await?;
+        self.running(&glances.process)?;
+        let same = watched.iter().zip(&glances.servers).all(|(watched, glance)| {
+            glance.as_ref().is_some_and(|glance| glance.agrees_with(&watched.server))
+        });
+        Ok(!same || self.is_new(&glances.process))
     }
 
     /// Whether this is another process than the one last seen in a pass.
-    pub fn is_new(&self, process: &ProcessInfo) -> bool {
-        self.pid.is_some_and(|pid| pid != process.pid)
+    fn is_new(&self, process: &ProcessInfo) -> bool {
+        self.process.as_ref().is_some_and(|known| !process.is_same_as(known))
     }
 
     /// Observes, plans and applies until there is nothing more to do, on one connection. What was
     /// applied is seen to hold before it counts.
     pub async fn pass(&mut self, views: &Views, now: Timestamp) -> haproxy::Result<Pass> {
+        loop {
+            match self.try_pass(views, now).await {
+                Err(error) if self.client.shortens_lines(&error) => {
+                    tracing::info!(%error, "sending shorter ones from now on");
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn try_pass(&mut self, views: &Views, now: Timestamp) -> haproxy::Result<Pass> {
         let wanted = self.wanted(views, now);
         let mut session = self.client.session().await?;
         let scope = Scope {
@@ -151,16 +190,22 @@ impl Engine {
         self.running(&observed.process)?;
         let left = left(&observed);
         let restarted = self.meet(&observed.process);
+        self.ask_for_resolvers(&mut session, &observed).await?;
         let mut tried = BTreeSet::new();
         let mut applied = 0;
         let mut plans = self.plans(&wanted, &observed);
+        self.log_undone(&observed, &plans);
         for _ in 0..MAX_ROUNDS {
+            self.give_way(&wanted, &observed, &mut plans);
             let actions = actions(&mut plans);
             if actions.is_empty() {
                 break;
             }
             let round = Round::of(&actions, &scope, &observed);
+            self.begin(&actions);
             let (results, seen) = round.apply(&mut session, &scope).await?;
+            self.note(&wanted, &actions, &results);
+            give_ports_back(&mut session, &results).await?;
             let accepted = results.iter().filter(|result| result.is_ok()).count();
             applied += accepted;
             let all_accepted = accepted == actions.len();
@@ -170,6 +215,9 @@ impl Engine {
             plans = self.plans(&wanted, &observed);
         }
         self.running(&observed.process)?;
+        self.see_effects(&mut session, &observed).await?;
+        self.watched = Watched::of(&observed);
+        self.left = observed.backends;
         let targets = self.looks(plans);
         self.crowded = targets.iter().flatten().any(|look| !look.plan.crowded.is_empty());
         self.forget_tries();
@@ -189,12 +237,14 @@ impl Engine {
         let wanted = self.wanted(views, now);
         let backends = self.backends(&wanted);
         let mut session = self.client.session().await?;
-        let mut observed = session.observe(&backends, true).await?;
+        let observed = session.observe(&backends, true).await?;
+        self.ask_for_resolvers(&mut session, &observed).await?;
         let mut previews = Vec::new();
-        for (target, wanted) in self.targets.iter().zip(wanted) {
+        for ((target, learnt), wanted) in self.targets.iter().zip(&self.learnt).zip(wanted) {
             if let Some((revision, wanted)) = wanted {
-                let servers = observed.backends.remove(target.backend.as_str());
-                previews.push(Preview { target: target.clone(), revision, wanted, servers });
+                let servers = observed.backends.get(target.backend.as_str()).cloned();
+                let (target, learnt) = (target.clone(), learnt.clone());
+                previews.push(Preview { target, learnt, revision, wanted, servers });
             }
         }
         Ok(previews)
@@ -230,7 +280,12 @@ impl Engine {
 
     fn backends(&self, wanted: &[Option<(Revision, Wanted)>]) -> Vec<BackendName> {
         let known = self.targets.iter().zip(wanted).filter(|(_, wanted)| wanted.is_some());
-        known.map(|(target, _)| target.backend.clone()).collect()
+        // One backend may have several targets.
+        let mut backends: Vec<BackendName> =
+            known.map(|(target, _)| target.backend.clone()).collect();
+        backends.sort_unstable();
+        backends.dedup();
+        backends
     }
 
     /// A session that reached an old worker in the moment of a reload says nothing of the new one:
@@ -243,12 +298,38 @@ impl Engine {
         Ok(())
     }
 
+    /// Finds out once for each backend whether its places have a resolver, which would take every
+    /// address away that is set: HAProxy shows their names and not whether they are asked for.
+    async fn ask_for_resolvers(
+        &mut self,
+        session: &mut Session,
+        observed: &Observed,
+    ) -> haproxy::Result<()> {
+        for (target, learnt) in self.targets.iter().zip(&mut self.learnt) {
+            let servers =
+                observed.backends.get(target.backend.as_str()).map_or(&[][..], Vec::as_slice);
+            let is_place = |server: &&ObservedServer| {
+                server.has_name
+                    && target.prefix.as_ref().is_none_or(|p| p.slot(&server.name).is_some())
+            };
+            let place = servers.iter().find(is_place).filter(|_| target.mode == Mode::Slots);
+            if let (Some(place), false) = (place, learnt.asked_for_resolver) {
+                learnt.resolver = session.has_resolver(&target.backend, &place.name).await?;
+                learnt.asked_for_resolver = true;
+            }
+        }
+        Ok(())
+    }
+
     /// Notes the process; what an earlier one taught no longer counts.
     fn meet(&mut self, process: &ProcessInfo) -> bool {
         let restarted = self.is_new(process);
-        if self.pid.replace(process.pid) != Some(process.pid) {
+        if restarted {
             self.learnt.fill(Learnt::default());
+            self.others.fill(Others::default());
+            self.left.clear();
         }
+        self.process = Some(process.clone());
         restarted
     }
 
@@ -264,6 +345,115 @@ impl Engine {
                 Some((*revision, plan::plan(target, wanted, servers, learnt)))
             };
         self.targets.iter().zip(&self.learnt).zip(wanted).map(plan).collect()
+    }
+
+    /// Looks whether servers that were added have what was meant, gives them what can be given, and
+    /// tells of the rest: once for each backend, and again after others were added.
+    async fn see_effects(
+        &mut self,
+        session: &mut Session,
+        observed: &Observed,
+    ) -> haproxy::Result<()> {
+        for (target, learnt) in self.targets.iter().zip(&mut self.learnt) {
+            let backend = target.backend.as_str();
+            let (Mode::Dynamic(dynamic), Some(prefix)) = (&target.mode, &target.prefix) else {
+                continue;
+            };
+            let known = observed.backends.get(backend).zip(observed.proxies.get(backend));
+            let Some((servers, proxy)) = known.filter(|_| !learnt.effects_seen) else { continue };
+            let (ours, others): (Vec<_>, Vec<_>) =
+                servers.iter().partition(|server| prefix.slot(&server.name).is_some());
+            if ours.is_empty() {
+                continue;
+            }
+            let (ours, others) = (ours.as_slice(), others.as_slice());
+            let mut features = session.features(*proxy).await?;
+            if (Added { dynamic, ours, others, features: &features }).lacks_cookies() {
+                session.enable_dynamic_cookies(&target.backend).await?;
+                features = session.features(*proxy).await?;
+            }
+            let added = Added { dynamic, ours, others, features: &features };
+            let lacks = added.lacks();
+            if !learnt.effects_told {
+                let has = added.summary();
+                tracing::info!(
+                    "servers that are added to backend {backend} have {has}, as server-options says: \
+                     default-server does not hold for them"
+                );
+            }
+            if !lacks.is_empty() && lacks != learnt.lacks {
+                tracing::warn!(
+                    "servers that were added to backend {backend} lack {}, which was asked for or which its other \
+                     servers have: server-options has to say all of it, since default-server does not hold \
+                     for servers that are added",
+                    lacks.join(", ")
+                );
+            }
+            (learnt.effects_seen, learnt.effects_told, learnt.lacks) = (true, true, lacks);
+        }
+        Ok(())
+    }
+
+    /// Logs what another hand has changed and the plans undo.
+    fn log_undone(&self, observed: &Observed, plans: &[Option<(Revision, Plan)>]) {
+        for (target, plan) in self.targets.iter().zip(plans) {
+            let backend = target.backend.as_str();
+            let servers = self.left.get(backend).zip(observed.backends.get(backend));
+            if let (Some((before, now)), Some((_, plan))) = (servers, plan) {
+                others::log_undone(target, before, now, &plan.actions);
+            }
+        }
+    }
+
+    /// Leaves to others what they undo again and again.
+    fn give_way(
+        &mut self,
+        wanted: &[Option<(Revision, Wanted)>],
+        observed: &Observed,
+        plans: &mut [Option<(Revision, Plan)>],
+    ) {
+        let of_targets = self.targets.iter().zip(&mut self.others).zip(wanted).zip(plans);
+        for (((target, others), wanted), plan) in of_targets {
+            let servers = observed.backends.get(target.backend.as_str());
+            if let (Some((_, wanted)), Some((_, plan)), Some(servers)) = (wanted, plan, servers) {
+                others.give_way(target, servers, |slot| wanted.of(slot), plan, Instant::now());
+            }
+        }
+    }
+
+    /// Notes which starts are about to be sent, since nobody knows how far one has come where the
+    /// connection breaks.
+    fn begin(&mut self, actions: &[(usize, Action)]) {
+        for (target, action) in actions {
+            if let (Command::SetHealthDown { .. }, Some(learnt)) =
+                (&action.command, self.learnt.get_mut(*target))
+            {
+                learnt.half_started.insert(action.slot);
+            }
+        }
+    }
+
+    /// Notes what was sent: HAProxy has answered all of it.
+    fn note(
+        &mut self,
+        wanted: &[Option<(Revision, Wanted)>],
+        actions: &[(usize, Action)],
+        results: &[CommandResult],
+    ) {
+        let mut results = results;
+        for actions in actions.chunk_by(|(one, _), (other, _)| one == other) {
+            let (of_target, rest) = results.split_at(actions.len().min(results.len()));
+            results = rest;
+            let Some(target) = actions.first().map(|(target, _)| *target) else { continue };
+            let known = (self.learnt.get_mut(target), self.others.get_mut(target));
+            let (Some(learnt), Some(others)) = known else { continue };
+            let answered = actions.iter().map(|(_, action)| action).zip(of_target);
+            answered.clone().for_each(|(action, result)| learnt.answered(action, result));
+            let accepted = answered.filter(|(_, result)| result.is_ok()).map(|(action, _)| action);
+            if let Some(Some((_, wanted))) = wanted.get(target) {
+                others.sent(accepted, |slot| wanted.of(slot), Instant::now());
+            }
+        }
     }
 
     /// Takes in what HAProxy said to each command. A refused one is tried once more, after another
@@ -297,6 +487,7 @@ impl Engine {
                 }
                 // Its health follows the server that it tracks.
                 (Command::SetHealthDown { .. }, RejectionKind::NoHealthCheck) => {}
+                (_, RejectionKind::MappedPort) => learnt.mapped_ports = true,
                 (_, RejectionKind::StillInUse) => {
                     learnt.refused.insert(action.slot, why);
                 }
@@ -337,10 +528,59 @@ impl Engine {
 #[derive(Debug)]
 pub struct Preview {
     pub target: Target,
+    pub learnt: Learnt,
     pub revision: Revision,
     pub wanted: Wanted,
     /// `None` where HAProxy has no such backend.
     pub servers: Option<Vec<ObservedServer>>,
+}
+
+/// Ports that HAProxy added to the client's show only once they are changed: they are given back.
+async fn give_ports_back(session: &mut Session, results: &[CommandResult]) -> haproxy::Result<()> {
+    let rejections = results.iter().filter_map(|result| result.as_ref().err());
+    for undo in rejections.filter_map(|rejection| rejection.undo()) {
+        let reply = session.raw(&undo).await?;
+        match reply.contains("port changed") {
+            true => tracing::debug!(%undo, "gave a mapped port back"),
+            // Up to 2.8 a check, even one that is not there, needs a port of its own for that.
+            false => {
+                tracing::warn!(%undo, %reply, "a mapped port is lost until HAProxy is reloaded")
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A server that is looked at between two passes.
+#[derive(Debug, Clone)]
+struct Watched {
+    at: (u32, u32),
+    server: ObservedServer,
+}
+
+impl Watched {
+    /// How many are looked at in one turn.
+    const AT_ONCE: usize = 8;
+
+    /// One of each backend: a ready one where there is one, since that is what a HAProxy that has
+    /// begun anew does not have.
+    fn of(observed: &Observed) -> Vec<Self> {
+        let of_backend = |(backend, servers): (&String, &Vec<ObservedServer>)| {
+            let is_ready = |s: &&ObservedServer| s.admin.state() == AdminState::Ready;
+            let server = servers.iter().find(is_ready).or(servers.first())?;
+            let at = (*observed.proxies.get(backend)?, server.id);
+            Some(Self { at, server: server.clone() })
+        };
+        observed.backends.iter().filter_map(of_backend).collect()
+    }
+
+    /// The next few; of many, others each time.
+    fn take_turns(all: &mut [Self]) -> Vec<Self> {
+        let turn = all.len().min(Self::AT_ONCE);
+        let taken = all.iter().take(turn).cloned().collect();
+        all.rotate_left(turn);
+        taken
+    }
 }
 
 /// The sessions of the servers that have some.
@@ -470,7 +710,7 @@ impl Round {
 /// Whether every address that was set shows; a server that is not there has none to wait for.
 fn all_show(commands: &[Command], observed: &Observed) -> bool {
     let set = commands.iter().filter_map(|command| match command {
-        Command::SetAddress { server, address } => {
+        Command::SetAddress { server, address, .. } => {
             Some(((server.backend.as_str(), server.server.as_str()), *address))
         }
         _ => None,
@@ -500,8 +740,15 @@ mod tests {
         let set = |name: &str, address: &str| Command::SetAddress {
             server: server(name),
             address: address.parse().unwrap(),
+            keep_port: false,
         };
-        let process = ProcessInfo { pid: 1, version: "3.0".into(), uptime_s: 1, stopping: false };
+        let process = ProcessInfo {
+            pid: 1,
+            started_s: None,
+            version: "3.0".into(),
+            uptime_s: 1,
+            stopping: false,
+        };
         let backends = [("app".to_owned(), vec![named("srv1")])].into();
         let observed = Observed { process, backends, proxies: BTreeMap::new() };
         assert!(all_show(&[set("srv1", "127.0.0.2:80")], &observed));

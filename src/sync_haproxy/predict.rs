@@ -26,6 +26,8 @@ pub fn predict(servers: &mut Vec<ObservedServer>, command: &Command) {
         | Command::SetState { .. }
         | Command::SetHealthDown { .. }
         | Command::EnableHealth { .. }
+        | Command::EnableAgent { .. }
+        | Command::SetAgentUp { .. }
         | Command::EndSessions { .. } => {
             if let Some(server) = servers.iter_mut().find(|server| server.name == name) {
                 change(server, command);
@@ -40,6 +42,9 @@ fn added(name: &str, id: u32, at: ServerAddress, weight: u16, checked: bool) -> 
         name: name.to_owned(),
         address: Some(at.ip()),
         port: at.port(),
+        port_is_own: false,
+        port_is_mapped: false,
+        has_name: false,
         admin: AdminFlags(MAINT),
         operational: 0,
         weight,
@@ -47,22 +52,28 @@ fn added(name: &str, id: u32, at: ServerAddress, weight: u16, checked: bool) -> 
         checked,
         check_enabled: false,
         forced_id: true,
+        has_agent: false,
+        agent_enabled: false,
+        uses_tls: false,
         sessions: Some(0),
     }
 }
 
 fn change(server: &mut ObservedServer, command: &Command) {
     match command {
-        Command::SetAddress { address, .. } => {
+        Command::SetAddress { address, keep_port, .. } => {
             server.address = Some(IpAddr::to_canonical(&address.ip()));
-            server.port = address.port();
+            if !keep_port {
+                server.port = address.port();
+            }
         }
         Command::SetWeight { weight, .. } => server.weight = weight.get(),
         Command::SetState { state, .. } => set_state(server, *state),
         Command::SetHealthDown { .. } => server.operational = 0,
         Command::EnableHealth { .. } => server.check_enabled = server.checked,
         Command::EndSessions { .. } => server.sessions = Some(0),
-        Command::AddServer { .. } | Command::DelServer { .. } => {}
+        Command::EnableAgent { .. } => server.agent_enabled = server.has_agent,
+        Command::SetAgentUp { .. } | Command::AddServer { .. } | Command::DelServer { .. } => {}
     }
 }
 

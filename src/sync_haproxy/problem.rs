@@ -1,4 +1,4 @@
-use crate::model::{BackendName, ServerPrefix, SlotNumber};
+use crate::model::{BackendName, ServerName, ServerPrefix, SlotNumber};
 
 /// Why a HAProxy backend cannot become what the table says, and the line that mends it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -67,6 +67,47 @@ pub enum Problem {
          check disabled init-addr last,127.0.0.2\""
     )]
     AddressesNotLoaded { backend: BackendName },
+    #[error(
+        "the servers {prefix}1, … of backend {backend} have \"resolvers\", maybe by a default-server line, which take \
+         away every address that is set: give the backend a \"defaults\" section without them \
+         (\"defaults plain\", then \"backend {backend} from plain\"), or take \"resolvers\" out, and reload HAProxy"
+    )]
+    Resolver { backend: BackendName, prefix: ServerPrefix },
+    #[error(
+        "the servers {prefix}1, … of backend {backend} have no IP address but a UNIX socket or another \
+         family, which cannot be changed at runtime: write their line as \"server-template {prefix} 1-N \
+         127.0.0.2:80 check disabled\" and reload HAProxy"
+    )]
+    NoAddress { backend: BackendName, prefix: ServerPrefix },
+    #[error(
+        "the servers {prefix}1, … of backend {backend} have a port that HAProxy adds to the client's: to keep \
+         it so and change addresses alone, set keep-port; else write a port of its own in their line, as \
+         \"server-template {prefix} 1-N 127.0.0.2:80 check disabled\", and reload HAProxy"
+    )]
+    MappedPorts { backend: BackendName, prefix: ServerPrefix },
+    #[error(
+        "the servers {prefix}1, … of backend {backend} have no port, so that HAProxy connects to the one that \
+         the client came to, and port says {port}: write their line as \"server-template {prefix} 1-N \
+         127.0.0.2:{port} check disabled\" and reload HAProxy, or take port out"
+    )]
+    NoPort { backend: BackendName, prefix: ServerPrefix, port: u16 },
+    #[error(
+        "server {backend}/{server} does not stay as the table says: \"{command}\" is undone again and again by \
+         {by}, so it is sent ever more seldom; let one of the two decide"
+    )]
+    OtherWriter { backend: BackendName, server: ServerName, command: String, by: &'static str },
+    #[error(
+        "server {backend}/{server} follows the server that it tracks, which is in maint or drains: no command \
+         changes that"
+    )]
+    Tracks { backend: BackendName, server: ServerName },
+}
+
+impl Problem {
+    /// Whether only another configuration of HAProxy or of lbctl ends it.
+    pub fn is_configuration(&self) -> bool {
+        !matches!(self, Self::StaticWeights { .. } | Self::OtherWriter { .. } | Self::Tracks { .. })
+    }
 }
 
 /// Why a server stays that has no slot in the table.

@@ -199,7 +199,13 @@ mod tests {
     }
 
     fn pass(looks: Vec<Look>) -> Pass {
-        let process = ProcessInfo { pid: 7, version: "2.6".into(), uptime_s: 1, stopping: false };
+        let process = ProcessInfo {
+            pid: 7,
+            started_s: None,
+            version: "2.6".into(),
+            uptime_s: 1,
+            stopping: false,
+        };
         let targets = looks.into_iter().map(Some).collect();
         Pass { process, restarted: false, applied: 0, targets }
     }

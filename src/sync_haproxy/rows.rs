@@ -237,7 +237,6 @@ mod tests {
             address: address("10.0.0.1"),
             weight: Weight::saturating(3),
             target: Weight::saturating(3),
-            from_zero: false,
         };
         assert_eq!(wanted.of(slot(1)), ready);
         assert_eq!(wanted.of(slot(2)), Desired::Drain { address: address("10.0.0.2") });

@@ -154,8 +154,9 @@ impl Entry {
             TableLayout::Hsdo => hsdo.and_then(|hsdo| hsdo.name(reader, &at("from"))),
         };
         let port = port(reader, &at("port"));
-        if port.is_none() && layout == TableLayout::Hsdo {
-            let message = "HSDO's table has no ports: set port to the one its servers listen on";
+        if port.is_none() && layout == TableLayout::Hsdo && !reader.get(&at("keep-port"), false) {
+            let message = "HSDO's table has no ports: set port to the one its servers listen on, or \
+                           keep-port where the places in HAProxy's configuration have it";
             reader.problem(&at("port"), message);
         }
         let filter = Filter {
@@ -168,6 +169,7 @@ impl Entry {
             reader.problem(&at("zones"), message);
         }
         let mode = mode(reader, &path);
+        let keep_port = keep_port(reader, &at("keep-port"), port, &mode);
         let fallback = Fallback::read(reader, &path, port);
         let end_sessions = reader.get(&at("end-sessions"), false);
         if end_sessions && layout == TableLayout::Hsdo {
@@ -182,7 +184,8 @@ impl Entry {
             allow_drop: reader.get(&at("allow-drop"), false),
             end_sessions,
         };
-        let main = target(backend, from?, port, takes_all, mode, licence);
+        let main =
+            target(backend, from?, Ports { port, keep: keep_port }, takes_all, mode, licence);
         Some(Self { path, main, filter, fallback })
     }
 }
@@ -204,6 +207,19 @@ fn port(reader: &mut Reader, path: &str) -> Option<u16> {
     port
 }
 
+/// Whether addresses alone are set, in places that have their ports.
+fn keep_port(reader: &mut Reader, path: &str, port: Option<u16>, mode: &Mode) -> bool {
+    let keep = reader.get(path, false);
+    if keep && port.is_some() {
+        reader.problem(path, "keep-port and port exclude each other: take one of them out");
+    }
+    if keep && *mode != Mode::Slots {
+        reader
+            .problem(path, "keep-port is for places, which dynamic mode has none of: take it out");
+    }
+    keep
+}
+
 /// One HSDO table feeds all of them.
 fn refuse_several_tables(reader: &mut Reader, entries: &[Entry]) {
     let Some(first) = entries.first() else { return };
@@ -213,10 +229,16 @@ fn refuse_several_tables(reader: &mut Reader, entries: &[Entry]) {
     }
 }
 
+/// Which port a server is reached at: this one, the place's, or the endpoint's own.
+struct Ports {
+    port: Option<u16>,
+    keep: bool,
+}
+
 fn target(
     backend: BackendRef,
     from: BackendName,
-    port: Option<u16>,
+    ports: Ports,
     takes: Selector,
     mode: Mode,
     licence: Licence,
@@ -227,7 +249,8 @@ fn target(
         Mode::Dynamic(_) => DYNAMIC_PREFIX.parse().ok(),
     };
     let prefix = backend.prefix.or_else(default);
-    Target { backend: backend.backend, prefix, from, port, takes, mode, licence }
+    let Ports { port, keep: keep_port } = ports;
+    Target { backend: backend.backend, prefix, from, port, keep_port, takes, mode, licence }
 }
 
 fn mode(reader: &mut Reader, path: &str) -> Mode {
@@ -292,19 +315,56 @@ fn fallback(reader: &mut Reader, sharing: &[&Entry]) -> Option<(Target, String)>
     };
     let main = &first.main;
     let takes = Selector::NoneOf(filters);
-    let mode = main.mode.clone();
-    Some((target(backend, main.from.clone(), port, takes, mode, main.licence), path))
+    let (mode, ports) = (main.mode.clone(), Ports { port, keep: main.keep_port });
+    Some((target(backend, main.from.clone(), ports, takes, mode, main.licence), path))
 }
 
-/// Two tables in one HAProxy backend would undo each other's work for ever.
+/// Two tables that fill the same servers would undo each other's work for ever. Servers of another
+/// prefix, such as backup ones, are others.
 fn refuse_doubles(reader: &mut Reader, targets: &[(Target, String)]) {
     for (index, (target, path)) in targets.iter().enumerate() {
         let earlier = &targets[..index];
-        if let Some((other, _)) = earlier.iter().find(|(o, _)| o.backend == target.backend) {
-            let message = format!("HAProxy backend {} is fed twice", other.backend);
+        let mut same_backend = earlier.iter().filter(|(o, _)| o.backend == target.backend);
+        if let Some((other, _)) = same_backend.find(|(other, _)| may_meet(other, target)) {
+            let backend = &other.backend;
+            let message = format!(
+                "HAProxy backend {backend} is fed twice: write both as {backend}/PREFIX, with the \
+                 prefix of their servers' names, neither of which is the other and digits"
+            );
+            reader.problem(path, message);
+        }
+        if let Some((other, _)) = same_backend_and_mode(earlier, target) {
+            let message = format!(
+                "servers of {}/{} and of this one would have the same ids: set another id-base",
+                other.backend,
+                other.prefix.as_ref().map_or("", ServerPrefix::as_str)
+            );
             reader.problem(path, message);
         }
     }
+}
+
+/// Whether a server may be of both targets of a backend.
+fn may_meet(one: &Target, other: &Target) -> bool {
+    let (Some(one), Some(other)) = (&one.prefix, &other.prefix) else { return true };
+    let is_numbered = |long: &ServerPrefix, short: &ServerPrefix| {
+        let digits = long.as_str().strip_prefix(short.as_str());
+        digits.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    is_numbered(one, other) || is_numbered(other, one)
+}
+
+/// An earlier target that adds servers to the same backend with the same ids.
+fn same_backend_and_mode<'a>(
+    earlier: &'a [(Target, String)],
+    target: &Target,
+) -> Option<&'a (Target, String)> {
+    let Mode::Dynamic(Dynamic { id_base, .. }) = &target.mode else { return None };
+    let meets = |other: &Target| {
+        let same_ids = matches!(&other.mode, Mode::Dynamic(other) if other.id_base == *id_base);
+        same_ids && other.backend == target.backend && !may_meet(other, target)
+    };
+    earlier.iter().find(|(other, _)| meets(other))
 }
 
 /// `HABACKEND` or `HABACKEND/PREFIX`.

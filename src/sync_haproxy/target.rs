@@ -14,6 +14,8 @@ pub struct Target {
     pub from: BackendName,
     /// Used in place of each endpoint's own port.
     pub port: Option<u16>,
+    /// The port is that of the place in HAProxy's configuration.
+    pub keep_port: bool,
     pub takes: Selector,
     pub mode: Mode,
     pub licence: Licence,

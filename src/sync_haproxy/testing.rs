@@ -94,6 +94,7 @@ pub fn target() -> Target {
         prefix: Some("srv".parse().unwrap()),
         from: "web".parse().unwrap(),
         port: None,
+        keep_port: false,
         takes: Selector::Matching(Filter::default()),
         mode: Mode::Slots,
         licence: Licence::default(),
@@ -108,6 +109,9 @@ pub fn named(name: &str) -> ObservedServer {
         name: name.to_owned(),
         address: Some("127.0.0.2".parse().unwrap()),
         port: 80,
+        port_is_own: false,
+        port_is_mapped: false,
+        has_name: false,
         admin: AdminFlags(5),
         operational: 0,
         weight: 1,
@@ -115,6 +119,9 @@ pub fn named(name: &str) -> ObservedServer {
         checked: true,
         check_enabled: true,
         forced_id: true,
+        has_agent: false,
+        agent_enabled: false,
+        uses_tls: false,
         sessions: Some(0),
     }
 }

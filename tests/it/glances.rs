@@ -122,6 +122,7 @@ impl World {
             prefix: Some("srv".parse().unwrap()),
             from: "web".parse().unwrap(),
             port: None,
+            keep_port: false,
             takes: Selector::Matching(Filter::default()),
             mode: Mode::Slots,
             licence: Licence { take_over: true, allow_drop: true, end_sessions: false },

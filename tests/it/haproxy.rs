@@ -63,7 +63,11 @@ fn refer(backend: &str, server: &str) -> ServerRef {
 }
 
 fn set_address(server: &ServerRef, address: &str) -> Command {
-    Command::SetAddress { server: server.clone(), address: address.parse().unwrap() }
+    Command::SetAddress {
+        server: server.clone(),
+        address: address.parse().unwrap(),
+        keep_port: false,
+    }
 }
 
 fn set_state(server: &ServerRef, state: AdminState) -> Command {
@@ -338,10 +342,10 @@ async fn the_two_kinds_of_socket_are_not_mixed_up(version: Version) {
         greet(&client::Client::new(address, Timeouts::default())).await.unwrap_err()
     };
     let SocketAddress::Master(master) = haproxy.master() else { panic!("no master socket") };
-    let error = refused(SocketAddress::Unix(master)).await;
+    let error = refused(*master).await;
     assert!(matches!(error, client::Error::IsMaster(_)), "{error:?}");
     assert!(error.remedy().unwrap().contains("`master:/"), "{error:?}");
-    let error = refused(SocketAddress::Master(haproxy.socket_path())).await;
+    let error = refused(SocketAddress::Master(Box::new(haproxy.unix()))).await;
     assert!(matches!(error, client::Error::IsNotMaster(_)), "{error:?}");
     let frontend = haproxy.frontend("web");
     let port = SocketAddress::Tcp { host: frontend.ip().to_string(), port: frontend.port() };

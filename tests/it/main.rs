@@ -22,6 +22,7 @@ mod haproxy;
 mod hashing;
 mod hsdo;
 mod lost;
+mod neighbours;
 mod network;
 mod orders;
 mod register;

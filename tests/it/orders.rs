@@ -537,6 +537,7 @@ fn target() -> Target {
         prefix: Some("srv".parse().unwrap()),
         from: web(),
         port: None,
+        keep_port: false,
         takes: Selector::Matching(Filter::default()),
         mode: Mode::Slots,
         licence: Licence::default(),
@@ -549,6 +550,9 @@ fn place(number: u32) -> ObservedServer {
         name: format!("srv{number}"),
         address: Some("127.0.0.2".parse().unwrap()),
         port: 80,
+        port_is_own: false,
+        port_is_mapped: false,
+        has_name: false,
         admin: AdminFlags(5),
         operational: 0,
         weight: 1,
@@ -556,6 +560,9 @@ fn place(number: u32) -> ObservedServer {
         checked: false,
         check_enabled: false,
         forced_id: false,
+        has_agent: false,
+        agent_enabled: false,
+        uses_tls: false,
         sessions: Some(0),
     }
 }

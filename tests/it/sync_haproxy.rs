@@ -188,7 +188,7 @@ impl World {
     }
 }
 
-fn sync_command(folder: &TempDir, socket: &SocketAddress) -> Command {
+pub fn sync_command(folder: &TempDir, socket: &SocketAddress) -> Command {
     let empty = folder.path().join("empty.toml");
     std::fs::write(&empty, "").unwrap();
     let mut command = Command::new(lbctl());
@@ -201,11 +201,11 @@ fn store_url(folder: &TempDir) -> String {
     format!("sqlite:{}", folder.path().join("store.db").display())
 }
 
-async fn open_store(folder: &TempDir) -> SharedStore {
+pub async fn open_store(folder: &TempDir) -> SharedStore {
     store::open(&store_url(folder).parse().unwrap()).await.unwrap()
 }
 
-async fn put_spec(store: &SharedStore, slots: u32, ramp: Ramp) {
+pub async fn put_spec(store: &SharedStore, slots: u32, ramp: Ramp) {
     let spec = BackendSpec {
         slots,
         ramp,
@@ -219,7 +219,7 @@ async fn put_spec(store: &SharedStore, slots: u32, ramp: Ramp) {
     commit(store, table::confirmed(txn, &web())).await;
 }
 
-async fn put_slot(
+pub async fn put_slot(
     store: &SharedStore,
     number: u32,
     id: &str,
@@ -246,7 +246,7 @@ async fn commit(store: &SharedStore, txn: Txn) {
     assert!(matches!(store.commit(txn).await.unwrap(), Commit::Committed(_)));
 }
 
-fn web() -> BackendName {
+pub fn web() -> BackendName {
     "web".parse().unwrap()
 }
 
@@ -677,7 +677,7 @@ async fn each_misconfiguration_is_told_with_the_line_to_change(version: Version)
     let app: &[&str] = &["--backend", "app"];
     let dynamic: &[&str] = &["--backend", "app", "--mode", "dynamic"];
     let master_as_unix = |haproxy: &Haproxy| match haproxy.master() {
-        SocketAddress::Master(path) => SocketAddress::Unix(path),
+        SocketAddress::Master(address) => *address,
         other => other,
     };
     let frontend = |haproxy: &Haproxy| {
@@ -692,7 +692,7 @@ async fn each_misconfiguration_is_told_with_the_line_to_change(version: Version)
         (once(version, http(), Haproxy::master, &["--backend", "other"]).await, "no backend other"),
         (once(version, http(), master_as_unix, app).await, "master:/"),
         (
-            once(version, http(), |haproxy| SocketAddress::Master(haproxy.socket_path()), app)
+            once(version, http(), |haproxy| SocketAddress::Master(Box::new(haproxy.unix())), app)
                 .await,
             "write it as `/",
         ),

@@ -3,10 +3,11 @@ mod leave;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::desired::{Desired, Wanted};
+use super::lines;
 use super::names::{self, Places};
 use super::problem::{Problem, Why};
 use super::target::{Dynamic, Mode, Target};
-use crate::haproxy::{AdminState, Command, ObservedServer, ServerRef};
+use crate::haproxy::{AdminState, Command, CommandResult, ObservedServer, ServerRef};
 use crate::model::{ServerAddress, SlotNumber, Weight};
 
 /// What one pass has learnt of a HAProxy backend from the replies to its commands.
@@ -20,6 +21,52 @@ pub struct Learnt {
     pub misconfigured: BTreeSet<SlotNumber>,
     /// Slots whose sessions were told to end in this pass.
     pub ended: BTreeSet<SlotNumber>,
+    pub asked_for_resolver: bool,
+    /// Its places have a resolver, which takes their addresses away.
+    pub resolver: bool,
+    /// Its places add their port to the client's.
+    pub mapped_ports: bool,
+    /// It was seen whether the servers that are there have what was meant.
+    pub effects_seen: bool,
+    pub effects_told: bool,
+    /// What they lack, as it was told.
+    pub lacks: Vec<&'static str>,
+    /// Slots whose start may have ended half-way: before a server that left maint was set down.
+    pub half_started: BTreeSet<SlotNumber>,
+    /// Slots that were told to drain by lbctl, not by their agents.
+    pub drained: BTreeSet<SlotNumber>,
+    /// The weights that were set last. A server with an agent that has another one got it from that.
+    pub weights: BTreeMap<SlotNumber, Weight>,
+}
+
+impl Learnt {
+    /// Takes in a command and what HAProxy has made of it.
+    pub fn answered(&mut self, action: &Action, result: &CommandResult) {
+        let slot = action.slot;
+        match &action.command {
+            // One that is refused has nothing to set down: it follows another server's health.
+            Command::SetHealthDown { .. } => {
+                self.half_started.remove(&slot);
+            }
+            _ if result.is_err() => {}
+            Command::SetState { state: AdminState::Drain, .. } => {
+                self.drained.insert(slot);
+            }
+            Command::SetState { .. } => {
+                self.drained.remove(&slot);
+            }
+            Command::SetWeight { weight, .. } | Command::AddServer { weight, .. } => {
+                self.effects_seen &= matches!(action.command, Command::SetWeight { .. });
+                self.weights.insert(slot, *weight);
+            }
+            Command::SetAddress { .. }
+            | Command::EnableHealth { .. }
+            | Command::EnableAgent { .. }
+            | Command::SetAgentUp { .. }
+            | Command::EndSessions { .. }
+            | Command::DelServer { .. } => {}
+        }
+    }
 }
 
 /// One command, for one slot.
@@ -49,6 +96,8 @@ pub struct Plan {
     pub leftovers: BTreeSet<SlotNumber>,
     /// Live sessions of the slots that are to drain, where they were read.
     pub sessions: BTreeMap<SlotNumber, u64>,
+    /// Slots whose weight is another than the table's, since somebody else keeps setting it.
+    pub contested: BTreeSet<SlotNumber>,
     /// Slots in maint that still have sessions, where they were read.
     pub crowded: BTreeSet<SlotNumber>,
     pub problems: Vec<Problem>,
@@ -81,8 +130,12 @@ pub fn plan(
             named_by: target.named_by(),
         });
     };
-    match names::places(target, servers, wanted.places) {
-        Ok(places) => Planner { target, wanted, learnt, places }.plan(),
+    let servers = lines::as_meant(target, servers);
+    match names::places(target, &servers, wanted.places) {
+        Ok(places) => match lines::problem(target, &places, learnt) {
+            Some(problem) => unusable(problem),
+            None => Planner { target, wanted, learnt, places }.plan(),
+        },
         Err(problem) => unusable(problem),
     }
 }
@@ -176,6 +229,11 @@ impl Planner<'_> {
                 }
                 (Some(step), !in_maint)
             }
+            (Some(server), _) if desired.needs_server() && server.admin.is_inherited() => {
+                let (backend, server) = (self.target.backend.clone(), self.places.name(slot));
+                plan.problems.push(Problem::Tracks { backend, server });
+                (None, false)
+            }
             (Some(server), _) => {
                 let step = self.change(slot, desired, server);
                 let drifts = step.is_some();
@@ -217,13 +275,18 @@ impl Planner<'_> {
             return Some(self.relocate(&name(), server, address));
         }
         match (desired, admin) {
-            (Desired::Ready { weight, from_zero, .. }, AdminState::Ready) => {
+            (Desired::Ready { weight, .. }, AdminState::Ready) => {
                 let weight = self.possible(weight, server);
-                (server.weight != weight.get())
-                    .then(|| self.reweigh(name(), server, weight, from_zero))
+                let differs = server.weight != weight.get() && !self.is_the_agents(slot, server);
+                differs.then(|| self.reweigh(slot, name(), weight))
             }
-            (Desired::Ready { weight, from_zero, .. }, AdminState::Drain) => {
-                Some(self.resume(&name(), server, weight, from_zero))
+            (Desired::Ready { .. }, AdminState::Drain)
+                if server.agent_enabled && !self.learnt.drained.contains(&slot) =>
+            {
+                None
+            }
+            (Desired::Ready { weight, .. }, AdminState::Drain) => {
+                Some(self.resume(slot, &name(), server, weight))
             }
             (Desired::Ready { weight, .. }, AdminState::Maint) => {
                 Some(self.start(&name(), server, AdminState::Ready, weight))
@@ -242,7 +305,8 @@ impl Planner<'_> {
     fn relocate(&self, name: &ServerRef, server: &ObservedServer, address: ServerAddress) -> Step {
         let maint = (server.admin.state() != AdminState::Maint)
             .then(|| Command::SetState { server: name.clone(), state: AdminState::Maint });
-        let address = Command::SetAddress { server: name.clone(), address };
+        let keep_port = server.port_is_own;
+        let address = Command::SetAddress { server: name.clone(), address, keep_port };
         Step { urgency: Urgency::Move, commands: maint.into_iter().chain([address]).collect() }
     }
 
@@ -265,6 +329,17 @@ impl Planner<'_> {
             }
             Mode::Dynamic(_) | Mode::Slots => None,
         };
+        // A dynamic server's agent begins switched off, too, and as one that has said no.
+        let dynamic = matches!(self.target.mode, Mode::Dynamic(_));
+        let agent = if dynamic && server.has_agent && !server.agent_enabled {
+            let server = || name.clone();
+            vec![
+                Command::EnableAgent { server: server() },
+                Command::SetAgentUp { server: server() },
+            ]
+        } else {
+            Vec::new()
+        };
         let leave = Command::SetState { server: name.clone(), state };
         let mut commands = Vec::new();
         if enable.is_some() || server.check_enabled {
@@ -272,25 +347,20 @@ impl Planner<'_> {
             let gate = if self.learnt.static_weights { weight } else { Weight::ZERO };
             commands.extend(self.weigh(name, server.weight, gate));
             commands.extend(enable);
+            commands.extend(agent);
             commands.extend([leave, Command::SetHealthDown { server: name.clone() }]);
             commands.extend(self.weigh(name, gate.get(), weight));
         } else {
             commands.extend(self.weigh(name, server.weight, weight));
+            commands.extend(agent);
             commands.push(leave);
         }
         Step { urgency: Urgency::Start, commands }
     }
 
     /// Another weight of a ready server.
-    fn reweigh(
-        &self,
-        name: ServerRef,
-        server: &ObservedServer,
-        weight: Weight,
-        from_zero: bool,
-    ) -> Step {
-        let down =
-            cut_short(server, from_zero).then(|| Command::SetHealthDown { server: name.clone() });
+    fn reweigh(&self, slot: SlotNumber, name: ServerRef, weight: Weight) -> Step {
+        let down = self.gate(slot, &name);
         let weigh = Command::SetWeight { server: name, weight };
         Step { urgency: Urgency::Weigh, commands: down.into_iter().chain([weigh]).collect() }
     }
@@ -298,17 +368,29 @@ impl Planner<'_> {
     /// Back from drain, where it kept its health.
     fn resume(
         &self,
+        slot: SlotNumber,
         name: &ServerRef,
         server: &ObservedServer,
         weight: Weight,
-        from_zero: bool,
     ) -> Step {
-        let down =
-            cut_short(server, from_zero).then(|| Command::SetHealthDown { server: name.clone() });
+        let down = self.gate(slot, name);
         let weigh = self.weigh(name, server.weight, self.possible(weight, server));
         let ready = Command::SetState { server: name.clone(), state: AdminState::Ready };
         let commands = down.into_iter().chain(weigh).chain([ready]).collect();
         Step { urgency: Urgency::Start, commands }
+    }
+
+    /// Sets a server down whose start ended half-way, so that it serves once its checks have passed. A
+    /// weight of 0 alone says nothing of that: a person may have given it to one with sessions.
+    fn gate(&self, slot: SlotNumber, name: &ServerRef) -> Option<Command> {
+        let half_started = self.learnt.half_started.contains(&slot);
+        half_started.then(|| Command::SetHealthDown { server: name.clone() })
+    }
+
+    /// Whether a server's weight was set by its agent: it is not the one that lbctl set last.
+    fn is_the_agents(&self, slot: SlotNumber, server: &ObservedServer) -> bool {
+        let set = self.learnt.weights.get(&slot);
+        server.agent_enabled && set.is_some_and(|weight| weight.get() != server.weight)
     }
 
     fn weigh(&self, name: &ServerRef, now: u16, weight: Weight) -> Option<Command> {
@@ -437,7 +519,7 @@ impl Planner<'_> {
 
 /// Whether new sessions may come to a server now.
 fn takes_traffic(server: &ObservedServer) -> bool {
-    server.admin.state() == AdminState::Ready && server.operational != 0 && server.weight > 0
+    server.admin.state() == AdminState::Ready && server.is_running() && server.weight > 0
 }
 
 /// Whether a server has sessions though it is in maint.
@@ -445,20 +527,14 @@ fn is_crowded(server: &ObservedServer) -> bool {
     server.admin.state() == AdminState::Maint && server.sessions.is_some_and(|count| count > 0)
 }
 
-/// Whether a server was left behind by a start that ended before its health was set down: it is up
-/// with weight 0 though its ramp begins higher.
-fn cut_short(server: &ObservedServer, from_zero: bool) -> bool {
-    server.weight == 0 && !from_zero && server.check_enabled && server.operational != 0
-}
-
 /// The address that a server shows.
 fn address_of(server: &ObservedServer) -> Option<ServerAddress> {
     ServerAddress::new(server.address?, server.port).ok()
 }
 
-/// Whether a server has this address now.
+/// Whether a server has this address now. A port that is the place's own is none of the address'.
 pub fn shows(server: &ObservedServer, address: ServerAddress) -> bool {
-    server.port == address.port()
+    (server.port_is_own || server.port == address.port())
         && server.address.is_some_and(|ip| ip.to_canonical() == address.ip())
 }
 

@@ -144,12 +144,99 @@ fn a_checked_server_that_only_drains_leaves_maint_down_too() {
 }
 
 #[test]
-fn a_start_that_was_cut_short_is_gated_again() {
+fn a_start_that_was_cut_short_is_gated_again_and_a_persons_weight_of_zero_is_none() {
     let half = ObservedServer { weight: 0, ..serving() };
+    let slot = SlotNumber::new(1).unwrap();
+    let learnt = Learnt { half_started: [slot].into(), ..Learnt::default() };
     let expected = ["set server app/srv1 health down", "set server app/srv1 weight 100"];
-    assert_eq!(planned(&one(SlotState::Ready), &half), expected);
-    let down = ObservedServer { operational: 0, ..half };
-    assert_eq!(planned(&one(SlotState::Ready), &down), expected[1..]);
+    let again = plan(&target(), &one(SlotState::Ready), Some(slice::from_ref(&half)), &learnt);
+    assert_eq!(lines(&again), expected);
+    assert_eq!(planned(&one(SlotState::Ready), &half), expected[1..]);
+}
+
+#[test]
+fn an_agent_has_its_say_in_weight_and_drain() {
+    let slot = SlotNumber::new(1).unwrap();
+    let agent = ObservedServer { has_agent: true, agent_enabled: true, ..serving() };
+    let planned = |server: &ObservedServer, learnt: &Learnt| {
+        lines(&plan(&target(), &one(SlotState::Ready), Some(slice::from_ref(server)), learnt))
+    };
+    let set = |weight| Learnt {
+        weights: [(slot, Weight::saturating(weight))].into(),
+        ..Learnt::default()
+    };
+    let lighter = ObservedServer { weight: 50, ..agent.clone() };
+    assert_eq!(planned(&lighter, &set(100)), [""; 0], "the agent's weight");
+    let ramps = ["set server app/srv1 weight 100"];
+    assert_eq!(planned(&lighter, &set(50)), ramps, "an agent that says nothing of weights");
+    assert_eq!(planned(&lighter, &Learnt::default()), ramps, "nobody knows whose it is");
+    let drained = ObservedServer { admin: DRAIN, ..agent };
+    assert_eq!(planned(&drained, &set(100)), [""; 0], "the agent's drain");
+    let ours = Learnt { drained: [slot].into(), ..Learnt::default() };
+    assert_eq!(planned(&drained, &ours), ["set server app/srv1 state ready"]);
+}
+
+#[test]
+fn no_command_is_sent_to_a_server_whose_maintenance_is_another_servers() {
+    let tracking = ObservedServer { admin: AdminFlags(4 | 2), operational: 0, ..serving() };
+    let plan =
+        |state| plan(&target(), &one(state), Some(slice::from_ref(&tracking)), &Learnt::default());
+    for state in [SlotState::Ready, SlotState::Drain] {
+        let plan = plan(state);
+        assert_eq!((lines(&plan).len(), plan.drift.len()), (0, 0));
+        let told = |p: &Problem| p.to_string().contains("app/srv1 follows the server");
+        assert!(plan.problems.iter().any(told), "{:?}", plan.problems);
+    }
+    let forced = ObservedServer { admin: AdminFlags(4 | 3), ..tracking.clone() };
+    assert!(!planned(&one(SlotState::Ready), &forced).is_empty());
+}
+
+#[test]
+fn a_place_without_a_port_gets_the_address_alone() {
+    let place = ObservedServer { port: 0, port_is_own: true, ..named("srv1") };
+    assert_eq!(planned(&one(SlotState::Ready), &place), ["set server app/srv1 addr 10.0.0.1"]);
+    let there = ObservedServer { port: 0, port_is_own: true, ..serving() };
+    assert_eq!(planned(&one(SlotState::Ready), &there), [""; 0]);
+    let keeping = Target { keep_port: true, ..target() };
+    let other_port = ObservedServer { port: 8080, ..serving() };
+    let kept = plan(&keeping, &one(SlotState::Ready), Some(&[other_port]), &Learnt::default());
+    assert_eq!(lines(&kept), [""; 0]);
+}
+
+#[test]
+fn the_agent_of_a_dynamic_server_is_switched_on() {
+    let new = ObservedServer {
+        admin: AdminFlags(1),
+        operational: 0,
+        check_enabled: false,
+        has_agent: true,
+        ..serving()
+    };
+    let target = dynamic("check agent-check agent-port 9999", 0);
+    let started = plan(&target, &one(SlotState::Ready), Some(&[new]), &Learnt::default());
+    let expected = [
+        "set server app/srv1 weight 0",
+        "enable health app/srv1",
+        "enable agent app/srv1",
+        "set server app/srv1 agent up",
+        "set server app/srv1 state ready",
+        "set server app/srv1 health down",
+        "set server app/srv1 weight 100",
+    ];
+    assert_eq!(lines(&started), expected);
+}
+
+#[test]
+fn a_server_that_warms_up_or_takes_no_new_sessions_is_none_to_drain_for() {
+    let replaced = wanted(&[
+        (1, held(endpoint("a"), SlotState::Drain)),
+        (2, held(endpoint("b"), SlotState::Ready)),
+    ]);
+    for operational in [1, 3] {
+        let new = ObservedServer { name: "srv2".into(), operational, ..serving() };
+        let plan = plan(&target(), &replaced, Some(&[serving(), new]), &Learnt::default());
+        assert_eq!((lines(&plan).len(), plan.held.len()), (0, 1), "{operational}");
+    }
 }
 
 #[test]

@@ -254,7 +254,7 @@ impl Haproxy {
 
     pub fn master(&self) -> SocketAddress {
         assert!(self.options.master, "started without the master CLI");
-        SocketAddress::Master(self.dir().join("master.sock"))
+        SocketAddress::Master(Box::new(SocketAddress::Unix(self.dir().join("master.sock"))))
     }
 
     /// The file that is loaded at start where `load-server-state-from-file` says so.
