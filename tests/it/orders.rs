@@ -324,6 +324,7 @@ impl World {
             slots: SLOTS,
             ramp: Ramp::flat(Weight::saturating(100)),
             drain_deadline: Duration::from_secs(10),
+            drain_at_least: Duration::ZERO,
             rest: Duration::from_secs(3),
             floors,
             drain_vanished: self.rng.clone().bool(),
