@@ -136,7 +136,10 @@ fn translate(
 ) -> Layer {
     let mut layer = Layer::default();
     let given = Given::gather(file, environment, &mut layer);
-    if let Some((true, origin)) = given.boolean(var::DEBUG, "log.level", &mut layer) {
+    // It moves no server, so that whoever wrote a true in any way may have it.
+    if let Some((text, origin)) = given.text(var::DEBUG, "log.level", &mut layer)
+        && text.eq_ignore_ascii_case("true")
+    {
         layer.set("log.level", "debug", origin);
     }
     let named = Named::read(&given, chosen);

@@ -265,7 +265,7 @@ CLIENT_DEDICATED_ASG: maybe
         "conf/env.yaml:4: SERVER_HAPROXY_BACKEND_SERVER_INCREASE_WEIGHT: \"-1\" is not a whole number of 0 or more",
         "conf/env.yaml:5: SERVER_HAPROXY_BACKEND_SERVER_INCREASE_WEIGHT_INTERVAL: must be one text or number",
         "conf/env.yaml:7: HAPROXY_BACKEND_SERVERS_LIST_SIZE: \"0\" is not a whole number from 1 to 99999",
-        "conf/env.yaml:8: DEBUG: must be the text \"true\" or \"false\"",
+        "conf/env.yaml:8: DEBUG: must be one text or number",
         "conf/env.yaml:9: EXPORTER_PORT: \"70000\" is not a whole number from 0 to 65535",
     ];
     assert_eq!(mistakes("discover", file, &[("INTERVAL", "-1")]), expected);
