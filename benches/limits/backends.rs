@@ -24,8 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 pub fn measure(report: &mut Report) {
     configuration(report);
-    let stores: [(_, fn() -> Option<World>); 2] =
-        [("sqlite", || Some(World::sqlite())), ("etcd", World::etcd)];
+    type Store = (&'static str, fn() -> Option<World>);
+    let stores: [Store; 2] = [("sqlite", || Some(World::sqlite())), ("etcd", World::etcd)];
     for (name, world) in stores {
         if let Some((some, many)) = world().zip(world()) {
             let (some, many) = (run(&some, SOME), run(&many, MANY));

@@ -19,6 +19,9 @@ use crate::model::{BackendName, BackendSpec, CandidateId, ElectionName, keys};
 use crate::registry::open_ready;
 use crate::store::SharedStore;
 
+/// How long a backend that starts holds up others.
+const START: Duration = Duration::from_secs(3);
+
 /// How long one pass waits for the store and the sources.
 const ONCE: Duration = Duration::from_secs(15);
 
@@ -153,13 +156,21 @@ async fn lead_or_follow(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     loop {
+        let turn = tokio::select! {
+            turn = shared.starts.acquire() => turn?,
+            () = stop.cancelled() => return Ok(()),
+        };
         let candidate = shared.elections.stand(options.clone());
+        let started = async {
+            knows_the_leader(&candidate).await;
+            drop(turn);
+        };
         let run = async {
             let backend = Backend::open(shared.clone(), settings.clone()).await;
             backend.run(candidate.standing(), &mut reporter, stop.clone()).await
         };
         let result = tokio::select! {
-            result = run => result,
+            (result, ()) = async { tokio::join!(run, started) } => result,
             () = stop.cancelled() => Ok(Ended::Stopped),
         };
         candidate.resign().await;
@@ -186,6 +197,14 @@ async fn while_foreign(store: &SharedStore, settings: &BackendSettings) {
             return;
         }
     }
+}
+
+/// Waits until it is known who leads, or for a while: others want to start.
+async fn knows_the_leader(candidate: &Candidate) {
+    let mut standing = candidate.standing();
+    let known = standing.wait_for(|now| !matches!(now, Standing::Follower { leader: None }));
+    // Late or not, the next one starts.
+    _ = tokio::time::timeout(START, known).await.is_ok();
 }
 
 /// Each backend has an election of its own, so that processes with different backends never wait

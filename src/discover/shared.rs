@@ -3,6 +3,8 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use super::reports;
 use super::sources::Folders;
 use crate::election::Elections;
@@ -14,6 +16,10 @@ use crate::store::{Prefix, Result, SharedStore, SharedWatch, Watch};
 /// watch each.
 const MANY: usize = 16;
 
+/// How many backends start at a time: each asks the store who leads, and a thousand questions at once
+/// are answered too late.
+const STARTS: usize = 64;
+
 /// The store and the watches of it. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Shared {
@@ -21,6 +27,7 @@ pub struct Shared {
     pub elections: Elections,
     ttl: Duration,
     pub folders: Folders,
+    pub starts: Arc<Semaphore>,
     reports: SharedWatch,
     tables: Watches,
     registrations: Watches,
@@ -33,6 +40,7 @@ impl Shared {
             elections: Elections::new(store.clone()),
             ttl,
             folders: Folders::default(),
+            starts: Arc::new(Semaphore::new(STARTS)),
             reports: reports::watch(store.clone()),
             tables: Watches::default(),
             registrations: Watches::default(),
