@@ -31,6 +31,12 @@ impl Keyspace {
         format!("{}/life", self.start).into_bytes()
     }
 
+    /// Whether one of the events is of the store's life.
+    pub(super) fn tells_of_life(&self, events: &[Event]) -> bool {
+        let life = self.life();
+        events.iter().any(|event| event.kv().is_some_and(|kv| kv.key() == life))
+    }
+
     /// The first key under a prefix, and the first one behind all of them.
     pub(super) fn range(&self, prefix: &Prefix) -> (Vec<u8>, Vec<u8>) {
         let start = format!("{}{}", self.start, prefix.start()).into_bytes();

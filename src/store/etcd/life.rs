@@ -9,24 +9,28 @@ use etcd_client::{Client, Compare, CompareOp, GetOptions, GetResponse, Txn, TxnO
 
 use super::members::{Ask, Effect};
 use super::{Shared, convert, page, range};
-use crate::store::{Result, Revision, StoreLife};
+use crate::store::{Error, ErrorKind, Result, Revision, StoreLife};
 
 impl Shared {
-    /// The life at a revision that was just read; made where there is none yet. `None` if the
-    /// revision was compacted meanwhile. Unknown where it cannot be made: this user may only read,
-    /// or the store is full.
+    /// The life at a revision that was just read. `None` if the revision was compacted meanwhile, or
+    /// if the life is made only now, at a later one. Unknown where it cannot be read or made: this
+    /// user may not, or the store is full.
     pub(super) async fn life(&self, ask: &Ask, revision: Revision) -> Result<Option<StoreLife>> {
         let place = self.keyspace.life();
         let options = GetOptions::new().with_revision(convert::signed(revision));
         let send = |client| page(client, place.clone(), options.clone());
-        let Some(found) = self.members.call(ask, send).await? else { return Ok(None) };
-        if let Some(life) = read(&found) {
-            return Ok(Some(life));
+        let found = match self.members.call(ask, send).await {
+            Err(error) if error.kind() == ErrorKind::Denied => return Ok(Some(unknown(&error))),
+            found => found?,
+        };
+        match found.as_ref().map(read) {
+            None => Ok(None),
+            Some(Some(life)) => Ok(Some(life)),
+            Some(None) => match self.make_life().await {
+                Ok(()) => Ok(None),
+                Err(error) => Ok(Some(unknown(&error))),
+            },
         }
-        Ok(Some(self.make_life().await.unwrap_or_else(|error| {
-            tracing::debug!(%error, "cannot write down which life of the store this is");
-            StoreLife::default()
-        })))
     }
 
     /// Gives the store another life than this one, unless somebody else was quicker: an older
@@ -54,23 +58,24 @@ impl Shared {
         Ok(convert::revision_of(found.header()))
     }
 
-    async fn make_life(&self) -> Result<StoreLife> {
+    async fn make_life(&self) -> Result<()> {
         let place = self.keyspace.life();
         let absent = Compare::create_revision(place.clone(), CompareOp::Equal, 0);
-        let put = TxnOp::put(place.clone(), StoreLife::random().as_str(), None);
+        let put = TxnOp::put(place, StoreLife::random().as_str(), None);
         let txn = Txn::new().when([absent]).and_then([put]);
         // Done twice it finds what the first one made.
         let ask = Ask { operation: "list", subject: "life".into(), effect: Effect::Repeatable };
         let send = |client: Client| {
-            let (place, txn) = (place.clone(), txn.clone());
-            async move {
-                client.kv_client().txn(txn).await?;
-                range(client, place, None).await
-            }
+            let txn = txn.clone();
+            async move { client.kv_client().txn(txn).await }
         };
-        let made = self.members.call(&ask, send).await?;
-        Ok(read(&made).unwrap_or_default())
+        self.members.call(&ask, send).await.map(|_answer| ())
     }
+}
+
+fn unknown(error: &Error) -> StoreLife {
+    tracing::debug!(%error, "cannot tell which life of the store this is");
+    StoreLife::default()
 }
 
 /// `None` where no life was made yet.

@@ -11,7 +11,9 @@ use super::members::{Ask, Effect};
 use super::trouble::Trouble;
 use super::{NAME, Shared, convert};
 use crate::daemon::Backoff;
-use crate::store::{Error, ErrorKind, Prefix, Result, Revision, StoreLife, Watch, WatchEvent};
+use crate::store::{
+    Error, ErrorKind, Listing, Prefix, Result, Revision, StoreLife, Watch, WatchEvent,
+};
 
 pub(super) fn start(shared: Arc<Shared>, prefix: Prefix) -> Watch {
     let watcher = Watcher {
@@ -78,7 +80,7 @@ impl Watcher {
                 listing = self.shared.list(&self.prefix).await?;
             }
         }
-        self.following = Some(self.open(listing.revision).await?);
+        self.following = Some(self.open(&listing).await?);
         self.known = Some((listing.life.clone(), listing.revision));
         self.interrupted = false;
         self.pending.push_back(WatchEvent::Reset(listing));
@@ -91,18 +93,27 @@ impl Watcher {
         }
     }
 
-    async fn open(&self, listed: Revision) -> Result<WatchStream> {
+    /// Watches the prefix, and the store's life: one that another watch has found to be another one
+    /// is told by all of them.
+    async fn open(&self, listing: &Listing) -> Result<WatchStream> {
         let (start, end) = self.shared.keyspace.range(&self.prefix);
+        let next = convert::signed(listing.revision).saturating_add(1);
+        let life = (!listing.life.is_unknown()).then(|| self.shared.keyspace.life());
         let options = WatchOptions::new()
             .with_range(end)
-            .with_start_revision(convert::signed(listed).saturating_add(1))
+            .with_start_revision(next)
             // A proxy may carry a watch over to another cluster, where it would wait for ever.
             .with_progress_notify();
         let send = |client: Client| {
-            let (start, options) = (start.clone(), options.clone());
+            let (start, options, life) = (start.clone(), options.clone(), life.clone());
             async move {
                 let client = client.watch_client().max_decoding_message_size(usize::MAX);
-                { client }.watch(start, Some(options)).await
+                let mut stream = { client }.watch(start, Some(options)).await?;
+                if let Some(life) = life {
+                    let options = WatchOptions::new().with_start_revision(next);
+                    stream.watch(life, Some(options)).await?;
+                }
+                Ok(stream)
             }
         };
         self.shared.members.call(&self.ask(), send).await
@@ -118,7 +129,8 @@ impl Watcher {
         if answer.canceled() {
             return self.cancelled(&answer);
         }
-        if self.is_past(&answer).await? {
+        let reborn = self.shared.keyspace.tells_of_life(answer.events());
+        if reborn || self.is_past(&answer).await? {
             return Ok(());
         }
         let commits = self.shared.keyspace.commits(answer.events());

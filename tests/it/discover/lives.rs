@@ -10,6 +10,7 @@ use crate::support::{Process, eventually_async};
 
 const TWO: [&str; 2] = ["1 ready a", "2 ready b"];
 const THREE: [&str; 3] = ["1 ready a", "2 ready b", "3 ready c"];
+const FOUR: [&str; 4] = ["1 ready a", "2 ready b", "3 ready c", "4 ready d"];
 
 /// More commits than two discovers make while they begin anew.
 const OLD: usize = 300;
@@ -31,8 +32,10 @@ impl Site {
         Self { world, leader, follower }
     }
 
-    /// Commits of others, which make the revisions high.
+    /// A change of the table, and commits of others, which make the revisions high.
     async fn grow_old(&self) {
+        sees(&self.world, &["a", "b", "c"]);
+        self.world.becomes(&self.leader, &THREE).await;
         for number in 0..OLD {
             let txn = Txn::new().put("elsewhere/k".parse().unwrap(), number.to_string());
             let _revision = self.world.store.commit(txn).await.unwrap();
@@ -41,9 +44,9 @@ impl Site {
 
     /// After a loss: somebody leads and plans, and nobody writes without a pause.
     async fn goes_on(mut self) {
-        self.world.becomes(&self.leader, &TWO).await;
-        sees(&self.world, &["a", "b", "c"]);
         self.world.becomes(&self.leader, &THREE).await;
+        sees(&self.world, &["a", "b", "c", "d"]);
+        self.world.becomes(&self.leader, &FOUR).await;
         for process in [&mut self.leader, &mut self.follower] {
             process.wait_for_log("the store was replaced or restored");
         }
