@@ -12,11 +12,13 @@ pub struct Echoes<S> {
     last: Option<(S, Instant)>,
 }
 
-impl<S: Copy + PartialEq> Echoes<S> {
-    pub fn new() -> Self {
+impl<S> Default for Echoes<S> {
+    fn default() -> Self {
         Self { last: None }
     }
+}
 
+impl<S: Copy + PartialEq> Echoes<S> {
     /// Whether this signal is the echo of the last one that was none.
     pub fn is_echo(&mut self, signal: S) -> bool {
         let now = Instant::now();
@@ -35,7 +37,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_same_signal_at_once_is_an_echo_and_another_or_a_later_one_is_not() {
-        let mut echoes = Echoes::new();
+        let mut echoes = Echoes::default();
         assert!(!echoes.is_echo("TERM"));
         tokio::time::advance(WITHIN / 2).await;
         assert!(echoes.is_echo("TERM"));

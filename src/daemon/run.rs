@@ -166,7 +166,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
-            echoes: Echoes::new(),
+            echoes: Echoes::default(),
         })
     }
 

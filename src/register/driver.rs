@@ -156,7 +156,7 @@ impl Signals {
             (SignalKind::window_change(), Signal::Other(Number::WINCH)),
         ];
         let listening = all.into_iter().map(|(kind, signal)| Ok((unix::signal(kind)?, signal)));
-        Ok(Self { streams: listening.collect::<std::io::Result<_>>()?, echoes: Echoes::new() })
+        Ok(Self { streams: listening.collect::<std::io::Result<_>>()?, echoes: Echoes::default() })
     }
 
     /// The next signal, unless it is the echo of one to end; cancel-safe.

@@ -14,7 +14,8 @@ pub(crate) use settings::Settings;
 
 /// Register a server in a backend while a command runs
 ///
-/// The command keeps stdin, stdout and stderr. On the first SIGTERM or SIGINT the server leaves:
+/// The command keeps stdin, stdout and stderr, and the environment but for lbctl's own variables
+/// (LBCTL_*), which may hold passwords. On the first SIGTERM or SIGINT the server leaves:
 /// load balancers drain it, then it is deregistered, then the signal is passed on; a second one is
 /// passed on at once. Ends with the command's exit code (128 + N if signal N ended it). Other
 /// signals are passed on as they come. The command runs in a process group of its own, so that

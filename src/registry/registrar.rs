@@ -435,6 +435,7 @@ mod tests {
             drain_at_least,
             rest: TTL,
             unplaced: Vec::new(),
+            origin: None,
         };
         let key = keys::spec(&"web".parse().unwrap());
         let txn = Txn::new().put(key, serde_json::to_vec(&spec).unwrap());

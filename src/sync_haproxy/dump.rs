@@ -21,10 +21,10 @@ pub async fn remove_leftovers(path: &Path) {
         for leftover in leftovers(&path) {
             match std::fs::remove_file(&leftover) {
                 Ok(()) => {
-                    tracing::info!(file = %leftover.display(), "removed a half-written state file")
+                    tracing::info!(file = %leftover.display(), "removed a half-written state file");
                 }
                 Err(error) => {
-                    tracing::warn!(file = %leftover.display(), %error, "a half-written state file stays")
+                    tracing::warn!(file = %leftover.display(), %error, "a half-written state file stays");
                 }
             }
         }

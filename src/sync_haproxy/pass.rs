@@ -544,7 +544,7 @@ async fn give_ports_back(session: &mut Session, results: &[CommandResult]) -> ha
             true => tracing::debug!(%undo, "gave a mapped port back"),
             // Up to 2.8 a check, even one that is not there, needs a port of its own for that.
             false => {
-                tracing::warn!(%undo, %reply, "a mapped port is lost until HAProxy is reloaded")
+                tracing::warn!(%undo, %reply, "a mapped port is lost until HAProxy is reloaded");
             }
         }
     }

@@ -80,8 +80,10 @@ fn put_table(world: &World, server: &NamedServer) {
         slots: 1,
         ramp: Ramp::flat(Weight::saturating(100)),
         drain_deadline: Duration::from_secs(300),
+        drain_at_least: Duration::ZERO,
         rest: Duration::from_secs(1),
         unplaced: Vec::new(),
+        origin: None,
     };
     world.put("backends/web/spec", &serde_json::to_string(&spec).unwrap());
     world.put_slot("web", &endpoint("a", server.address()), SlotState::Ready);
