@@ -190,10 +190,11 @@ impl Args {
         let globals = globals.clone();
         let (settings, reload) =
             Reload::start(FIXED, move || read(&hsdo.over(&globals)?, &flags, &of_backend))?;
-        let store = settings.store.open().await?;
         if dry_run {
+            let store = settings.store.open_to_read().await?;
             return Box::pin(once::preview(&settings, &store, output)).await;
         }
+        let store = settings.store.open().await?;
         if once {
             return Box::pin(once::converge(&settings, &store)).await;
         }

@@ -3,7 +3,7 @@
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 
@@ -24,6 +24,8 @@ pub(super) enum Job {
     Subscribe(Subscriber),
     /// Another process may have committed.
     Wake,
+    /// The process ends: close the database, and drop this when it is done.
+    Close(Sender<()>),
 }
 
 /// The way to the thread, which ends once nobody holds it any more.
@@ -56,16 +58,22 @@ impl Worker {
                     self.feed.subscribe(subscriber);
                 }
                 Ok(Job::Wake) | Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Job::Close(closed)) => {
+                    self.database.close();
+                    return drop(closed);
+                }
+                Err(RecvTimeoutError::Disconnected) => return self.database.close(),
             }
             self.feed.run(&mut self.database);
+            self.database.tidy();
         }
     }
 
-    /// How long to wait for a job; for ever while nobody watches.
+    /// How long to wait for a job; for ever while nobody watches and there is nothing to tidy.
     fn patience(&self) -> Option<Duration> {
+        let due = self.database.due().map(|due| due.saturating_duration_since(Instant::now()));
         if self.feed.is_idle() {
-            return None;
+            return due;
         }
         let poll = if self.events.is_some() { POLL } else { POLL_WITHOUT_EVENTS };
         let expiry = self.feed.next_end().map(|end| {
