@@ -146,19 +146,26 @@ fn lost(operation: &str) -> ErrorKind {
     }
 }
 
-/// The ways to the threads of this process, for its end.
-static OPEN: Mutex<Vec<Weak<mpsc::Sender<Job>>>> = Mutex::new(Vec::new());
+/// The threads of this process, for its end.
+static OPEN: Mutex<Vec<Thread>> = Mutex::new(Vec::new());
+
+/// A thread, which may have been asked to end already.
+struct Thread {
+    jobs: Weak<mpsc::Sender<Job>>,
+    /// Its other end is dropped when the database is closed.
+    closed: mpsc::Receiver<()>,
+}
 
 /// Closes every database of this process, which is about to end; waits so long for each at most.
 pub(super) fn close_all(patience: Duration) {
     let open = std::mem::take(&mut *OPEN.lock().unwrap_or_else(PoisonError::into_inner));
-    for jobs in open.iter().filter_map(Weak::upgrade) {
-        let (closing, closed) = mpsc::channel();
-        // One that has ended has closed its database.
-        if jobs.send(Job::Close(closing)).is_ok() {
-            // The answer is that the other end is dropped.
-            _ = closed.recv_timeout(patience).is_ok();
+    for Thread { jobs, closed } in open {
+        if let Some(jobs) = jobs.upgrade() {
+            // One that has ended has closed its database.
+            _ = jobs.send(Job::Close).is_ok();
         }
+        // The answer is that the other end is dropped.
+        _ = closed.recv_timeout(patience).is_ok();
     }
 }
 
@@ -166,15 +173,19 @@ fn start(path: &Path, history: History, access: Access) -> Outcome<Jobs> {
     let database = Database::open(path, history, access)?;
     let (jobs, received) = mpsc::channel();
     let jobs = Arc::new(jobs);
+    let (closing, closed) = mpsc::channel();
     {
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|jobs| jobs.strong_count() > 0);
-        open.push(Arc::downgrade(&jobs));
+        open.retain(|thread| thread.closed.try_recv() != Err(mpsc::TryRecvError::Disconnected));
+        open.push(Thread { jobs: Arc::downgrade(&jobs), closed });
     }
     let worker = Worker::new(database, &jobs);
     std::thread::Builder::new()
         .name("lbctl-sqlite".into())
-        .spawn(move || worker.run(&received))
+        .spawn(move || {
+            worker.run(&received);
+            drop(closing);
+        })
         .map_err(|error| Failure::io("start the store's thread", &error))?;
     Ok(jobs)
 }

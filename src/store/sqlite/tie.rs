@@ -93,6 +93,8 @@ impl Tie {
         if floor > 0 {
             schema::continue_from(&connection, floor)?;
         }
+        // So that the main file is a database by itself from the beginning.
+        connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
         let main = file::identity(&self.path)?;
         Record::of(&connection, main, record.reserved)?.write(&self.life)?;
         Ok((connection, main))

@@ -24,8 +24,8 @@ pub(super) enum Job {
     Subscribe(Subscriber),
     /// Another process may have committed.
     Wake,
-    /// The process ends: close the database, and drop this when it is done.
-    Close(Sender<()>),
+    /// The process ends: close the database.
+    Close,
 }
 
 /// The way to the thread, which ends once nobody holds it any more.
@@ -58,11 +58,9 @@ impl Worker {
                     self.feed.subscribe(subscriber);
                 }
                 Ok(Job::Wake) | Err(RecvTimeoutError::Timeout) => {}
-                Ok(Job::Close(closed)) => {
-                    self.database.close();
-                    return drop(closed);
+                Ok(Job::Close) | Err(RecvTimeoutError::Disconnected) => {
+                    return self.database.close();
                 }
-                Err(RecvTimeoutError::Disconnected) => return self.database.close(),
             }
             self.feed.run(&mut self.database);
             self.database.tidy();

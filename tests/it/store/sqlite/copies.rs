@@ -257,6 +257,7 @@ async fn a_checkpoint_by_another_program_is_no_replacement() {
 #[test]
 fn a_clean_end_leaves_everything_in_the_file_alone() {
     let host = Host::new();
+    host.ok(&["put", "a", "0"]);
     let mut watcher = host.watcher("watcher");
     host.ok(&["put", "a", "1"]);
     watcher.signal("TERM");
