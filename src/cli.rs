@@ -87,6 +87,7 @@ fn start(cli: Cli) -> CommandResult {
     let result = runtime.block_on(run(cli));
     // A blocking call that hangs (a full disk, a dead mount) must not keep the process alive.
     runtime.shutdown_background();
+    crate::store::close();
     result
 }
 

@@ -118,7 +118,7 @@ impl Globals {
     }
 
     fn reader_of(&self, document: Document, flags: Flags) -> Reader {
-        // What is not UTF-8 becomes a text that no setting accepts, or is none of ours.
+        // What is not UTF-8 becomes a text that the reader refuses, or is none of ours.
         let environment = std::env::vars_os().map(|(name, value)| {
             (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
         });

@@ -59,6 +59,9 @@ impl fmt::Debug for Reader {
     }
 }
 
+/// What stands in a variable's text for bytes that are not UTF-8.
+const NO_UTF8: char = char::REPLACEMENT_CHARACTER;
+
 impl Reader {
     /// Loads the file: the given one, which must be there, or the default one if it is there.
     pub fn load(
@@ -252,6 +255,10 @@ impl Reader {
         }
         let mut found = Found::Nothing;
         for (text, origin) in self.written::<T>(path) {
+            let text = text.and_then(|text| match (&origin, text.contains(NO_UTF8)) {
+                (Origin::Environment(_), true) => Err("it is not UTF-8".into()),
+                _ => Ok(text),
+            });
             match text.and_then(|text| T::parse(&text)) {
                 Ok(value) if matches!(found, Found::Nothing) => {
                     self.note(path, Some(&value), origin);

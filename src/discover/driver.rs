@@ -215,7 +215,7 @@ fn election(backend: &BackendName, id: &CandidateId, ttl: Duration) -> Options {
 
 /// Plans every backend once, without writing.
 pub async fn dry_run(settings: Settings) -> CommandResult<Vec<PlannedBackend>> {
-    let store = settings.store.open().await?;
+    let store = settings.store.open_to_read().await?;
     let shared = Shared::new(store, settings.backends.len(), settings.ttl);
     let plans = settings.backends.into_iter().map(|backend| once(shared.clone(), backend, None));
     try_join_all(plans).await

@@ -24,8 +24,9 @@ const CALL_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a write may still come after it was given up.
 const LATE: Duration = Duration::from_secs(5);
 
-/// How often a settled key is read back, to heal one that somebody else deleted or wrote.
-const AUDIT_INTERVAL: Duration = Duration::from_secs(60);
+/// How often a settled key is read back, to heal one that somebody else deleted or wrote: with its
+/// jitter, sooner than `discover` has confirmed that a server is gone (20 s as a rule).
+const AUDIT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Keeps the presence until it is closed.
 pub(super) async fn keep(shared: Arc<Shared>) {

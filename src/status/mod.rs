@@ -8,7 +8,7 @@ use crate::error::CommandResult;
 use crate::model::Timestamp;
 use crate::output::{self, OutputFormat};
 use crate::overview::{self, Snapshot};
-use crate::store::{Prefix, open_from};
+use crate::store::{Prefix, await_to_read, open_to_read, url_from};
 
 /// Show tables, servers, HAProxies and leaders
 ///
@@ -33,12 +33,19 @@ pub struct Args {
 impl Args {
     pub async fn run(self, globals: &Globals) -> CommandResult {
         let Self { watch, output } = self;
-        let store = open_from(globals).await?;
+        let url = url_from(globals)?;
         if watch {
             let stop = CancellationToken::new();
-            let follow = overview::follow(store.as_ref(), output, String::new, stop.clone());
-            return daemon::until_signal(stop, follow).await;
+            let follow = async {
+                let store = tokio::select! {
+                    store = await_to_read(&url) => store?,
+                    () = stop.cancelled() => return Ok(()),
+                };
+                overview::follow(store.as_ref(), output, String::new, stop.clone()).await
+            };
+            return daemon::until_signal(stop.clone(), follow).await;
         }
+        let store = open_to_read(&url).await?;
         let listing = store.list(&Prefix::root()).await?;
         let snapshot = Snapshot::of(&listing.entries, Timestamp::now());
         match output {

@@ -46,7 +46,7 @@ pub use instrumented::Instrumented;
 pub use memory::{MemoryCopy, MemoryStore};
 pub use settings::{StoreSettings, open_from, url_from};
 pub use shared::{Part, SharedWatch, Split};
-pub use sqlite::SqliteStore;
+pub use sqlite::{Backup, SqliteStore};
 pub use txn::{Guard, Txn, Write};
 pub use url::{DynamoUrl, EtcdUrl, SqliteUrl, StoreUrl, StoreUrlError};
 pub use watch::{Change, Mirror, Watch, WatchEvent};
@@ -76,6 +76,49 @@ pub async fn open(url: &StoreUrl) -> Result<SharedStore> {
         StoreUrl::Sqlite(url) => Ok(Arc::new(Instrumented::new(SqliteStore::open(url).await?))),
     }
 }
+
+/// Opens the store for a command that does not write: it makes no file, and to one on this host that
+/// is not there yet it says so and shows an empty one.
+pub async fn open_to_read(url: &StoreUrl) -> Result<SharedStore> {
+    match url {
+        StoreUrl::Sqlite(file) if is_missing(file) => {
+            tracing::warn!("there is no store yet at {}: it counts as empty", file.path.display());
+            open(&StoreUrl::Memory).await
+        }
+        StoreUrl::Sqlite(file) => {
+            Ok(Arc::new(Instrumented::new(SqliteStore::open_to_read(file).await?)))
+        }
+        _ => open(url).await,
+    }
+}
+
+/// [`open_to_read`] for a command that goes on: it waits for a file that is not there yet.
+pub async fn await_to_read(url: &StoreUrl) -> Result<SharedStore> {
+    if let StoreUrl::Sqlite(file) = url
+        && is_missing(file)
+    {
+        tracing::warn!("waiting for a store at {}: there is none yet", file.path.display());
+        while is_missing(file) {
+            tokio::time::sleep(MISSING_POLL).await;
+        }
+    }
+    open_to_read(url).await
+}
+
+/// How often a missing file is looked for.
+const MISSING_POLL: Duration = Duration::from_millis(100);
+
+fn is_missing(url: &SqliteUrl) -> bool {
+    matches!(url.path.try_exists(), Ok(false))
+}
+
+/// Closes what is open on this host, when the process is about to end.
+pub fn close() {
+    sqlite::close_all(CLOSE_DEADLINE);
+}
+
+/// How long the end of a process waits for that, where a disk hangs.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The longest lease: a longer one is granted with this TTL.
 pub const MAX_TTL: Duration = Duration::from_secs(366 * 24 * 3600);

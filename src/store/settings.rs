@@ -35,6 +35,11 @@ impl StoreSettings {
     pub async fn open(&self) -> Result<SharedStore> {
         super::open(&self.url).await
     }
+
+    /// Opens the store for a look that writes nothing, and makes none.
+    pub async fn open_to_read(&self) -> Result<SharedStore> {
+        super::open_to_read(&self.url).await
+    }
 }
 
 /// Opens the store for a command that needs no other settings.

@@ -219,10 +219,11 @@ impl Args {
             let body = |context| Box::pin(driver::run(context, settings, reload));
             return daemon::run("sync-haproxy", options, body).await;
         }
-        let store = settings.store.open().await?;
         if dry_run {
+            let store = settings.store.open_to_read().await?;
             return Box::pin(once::preview(&settings, &store, output)).await;
         }
+        let store = settings.store.open().await?;
         Box::pin(once::converge(&settings, &store)).await
     }
 }

@@ -24,7 +24,7 @@ pub(super) struct Args {
 
     /// Say what would be deleted, and delete nothing
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
 }
 
 impl Args {

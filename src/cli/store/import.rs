@@ -38,7 +38,7 @@ pub(super) struct Args {
 
     /// Say what would be written, and write nothing
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
 }
 
 impl Args {

@@ -1,5 +1,6 @@
 //! `lbctl store`.
 
+mod backup;
 mod delete;
 mod export;
 #[cfg(any(test, fuzzing))]
@@ -12,11 +13,12 @@ mod line;
 mod list;
 mod plan;
 mod put;
+mod restore;
 mod watch;
 
 use crate::config::Globals;
 use crate::error::CommandResult;
-use crate::store::open_from;
+use crate::store::{SharedStore, await_to_read, open_from, open_to_read, url_from};
 
 /// Read and write the store by hand
 #[derive(Debug, clap::Args)]
@@ -31,6 +33,7 @@ Examples:
   lbctl store list backends/web                        what discover has in its table
   lbctl store get backends/web/spec
   lbctl store watch --output json | jq .
+  lbctl store backup /var/backups/lbctl.db             all of a SQLite store, as it runs
   lbctl store export > backup.jsonl
   lbctl store --store etcd://10.0.0.1:2379 import backup.jsonl
 
@@ -47,23 +50,43 @@ enum Command {
     Export(export::Args),
     Import(import::Args),
     Init(init::Args),
+    Backup(backup::Args),
+    Restore(restore::Args),
 }
 
 impl Args {
     pub async fn run(self, globals: &Globals) -> CommandResult {
         let Self { command } = self;
-        let open = open_from(globals);
         match command {
-            Command::Get(args) => args.run(&open.await?).await,
-            Command::Put(args) => args.run(&open.await?).await,
-            Command::Delete(args) => args.run(&open.await?).await,
-            Command::List(args) => args.run(&open.await?).await,
-            Command::Watch(args) => args.run(&open.await?).await,
-            Command::Export(args) => args.run(&open.await?).await,
-            Command::Import(args) => args.run(&open.await?).await,
+            Command::Get(args) => args.run(&open(globals, false).await?).await,
+            Command::Put(args) => {
+                let store = open(globals, !args.dry_run).await?;
+                args.run(&store).await
+            }
+            Command::Delete(args) => {
+                let store = open(globals, !args.dry_run).await?;
+                args.run(&store).await
+            }
+            Command::List(args) => args.run(&open(globals, false).await?).await,
+            Command::Watch(args) => args.run(&await_to_read(&url_from(globals)?).await?).await,
+            Command::Export(args) => args.run(&open(globals, false).await?).await,
+            Command::Import(args) => {
+                let store = open(globals, !args.dry_run).await?;
+                args.run(&store).await
+            }
             // Before there is anything to open.
             Command::Init(args) => args.run(globals).await,
+            Command::Backup(args) => args.run(globals).await,
+            Command::Restore(args) => args.run(globals).await,
         }
+    }
+}
+
+/// Opens the store; a command that does not write makes none.
+async fn open(globals: &Globals, writes: bool) -> CommandResult<SharedStore> {
+    match writes {
+        true => open_from(globals).await,
+        false => Ok(open_to_read(&url_from(globals)?).await?),
     }
 }
 

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::failure::{Failure, Outcome};
-use crate::store::{Guard, LeaseId, Prefix, StoreLife, Write};
+use crate::store::{Guard, LeaseId, MAX_VALUE_LEN, Prefix, StoreLife, Write};
 
 /// How much of the past is kept for watchers.
 #[derive(Debug, Clone, Copy)]
@@ -73,8 +73,18 @@ pub(super) fn list(db: &Connection, prefix: &Prefix) -> Outcome<Vec<Stored>> {
         "SELECT key, value, created, modified, lease FROM entries
          WHERE key >= ?1 AND key < ?2 ORDER BY key",
     )?;
-    let rows = statement.query_map([start, end], stored)?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    let mut rows = statement.query([start, end])?;
+    let (mut found, mut bad) = (Vec::new(), 0u64);
+    while let Some(row) = rows.next()? {
+        match stored(row) {
+            Ok(stored) if stored.value.len() <= MAX_VALUE_LEN => found.push(stored),
+            Ok(_) | Err(_) => bad += 1,
+        }
+    }
+    if bad > 0 {
+        tracing::warn!(rows = bad, "left out rows of the database that lbctl did not write");
+    }
+    Ok(found)
 }
 
 /// The changes behind a revision, in order.
@@ -83,7 +93,7 @@ pub(super) fn changes(db: &Connection, after: i64) -> Outcome<Vec<Logged>> {
         "SELECT key, value, created, revision, lease FROM changes
          WHERE revision > ?1 ORDER BY revision, key",
     )?;
-    let rows = statement.query_map([after], |row| {
+    let rows = statement.query_map([after], |row| -> rusqlite::Result<Logged> {
         let deleted = matches!(row.get_ref(1)?, rusqlite::types::ValueRef::Null);
         Ok(if deleted {
             Logged::Delete { key: row.get(0)?, revision: row.get(3)? }
@@ -91,7 +101,17 @@ pub(super) fn changes(db: &Connection, after: i64) -> Outcome<Vec<Logged>> {
             Logged::Put(stored(row)?)
         })
     })?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    Ok(rows.filter_map(readable).collect::<rusqlite::Result<_>>()?)
+}
+
+/// Passes over a row that lbctl did not write, such as one with a key that is not UTF-8.
+fn readable<T>(row: rusqlite::Result<T>) -> Option<rusqlite::Result<T>> {
+    match row {
+        Err(
+            rusqlite::Error::FromSqlConversionFailure(..) | rusqlite::Error::InvalidColumnType(..),
+        ) => None,
+        row => Some(row),
+    }
 }
 
 /// Whether a guard holds.
@@ -207,8 +227,10 @@ pub(super) fn end_lease(db: &Connection, lease: i64, history: History) -> Outcom
     db.prepare_cached("DELETE FROM leases WHERE id = ?1")?.execute([lease])?;
     let mut statement =
         db.prepare_cached("SELECT key FROM entries WHERE lease = ?1 ORDER BY key")?;
-    let keys: Vec<String> =
-        statement.query_map([lease], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    let keys: Vec<String> = statement
+        .query_map([lease], |row| row.get(0))?
+        .filter_map(readable)
+        .collect::<rusqlite::Result<_>>()?;
     if keys.is_empty() {
         return Ok(());
     }

@@ -49,6 +49,11 @@ impl Failure {
         Self::new(ErrorKind::Denied, "the database file can only be read").hint(PERMISSION)
     }
 
+    /// Another process holds a lock for too long.
+    pub(super) fn locked() -> Self {
+        Self::new(ErrorKind::Unavailable, "the database is locked").hint(LOCKED)
+    }
+
     /// A failed system call on a file: `doing` fits "cannot …".
     pub(super) fn io(doing: impl std::fmt::Display, error: &io::Error) -> Self {
         let (kind, hint) = match error.kind() {
@@ -96,7 +101,8 @@ const READ_ONLY: &str =
 const OTHER_PATH: &str = "name a database file in a folder: --store sqlite:FOLDER/FILE";
 const FULL: &str = "make room on the disk that holds the database";
 const LOCKED: &str = "another process holds the database's lock: `fuser -v PATH` names it";
-const RESTORE: &str = "move the file away (lbctl begins a new one), or restore it from a copy";
+const RESTORE: &str = "put a backup in its place with `lbctl store restore FILE`, or move the file \
+                       away and restart every lbctl of this host to begin with an empty one";
 const NOT_OURS: &str = "name another file (--store sqlite:PATH): this one is left as it is";
 
 impl From<rusqlite::Error> for Failure {

@@ -172,15 +172,13 @@ impl Subscriber {
         if self.state != State::Live {
             return;
         }
-        let changes: Outcome<Vec<Change>> = commit
+        let changes: Vec<Change> = commit
             .iter()
             .filter(|logged| logged.key().starts_with(&self.whole.start()))
-            .map(|logged| self.scope.change(logged))
+            .filter_map(|logged| self.scope.readable(self.scope.change(logged)))
             .collect();
-        match changes {
-            Ok(changes) if changes.is_empty() => {}
-            Ok(changes) => self.send(WatchEvent::Changed(changes), State::Lost),
-            Err(failure) => self.interrupt(failure.into_error("watch", &self.whole)),
+        if !changes.is_empty() {
+            self.send(WatchEvent::Changed(changes), State::Lost);
         }
     }
 

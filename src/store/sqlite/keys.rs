@@ -32,8 +32,18 @@ impl KeyScope {
         head: i64,
         stored: Vec<Stored>,
     ) -> Outcome<Listing> {
-        let entries = stored.into_iter().map(|s| self.entry(s)).collect::<Outcome<_>>()?;
+        let entries = stored.into_iter().filter_map(|stored| self.readable(self.entry(stored)));
+        let entries = entries.collect();
         Ok(Listing { life, revision: revision(head), entries })
+    }
+
+    /// Passes over what lbctl did not write, and says so: the rest is still right.
+    pub(super) fn readable<T>(&self, read: Outcome<T>) -> Option<T> {
+        let unreadable = |failure: Failure| {
+            let error = failure.into_error("list", self.0.as_str());
+            tracing::warn!(%error, "left out an entry that lbctl did not write");
+        };
+        read.map_err(unreadable).ok()
     }
 
     pub(super) fn change(&self, logged: &Logged) -> Outcome<Change> {

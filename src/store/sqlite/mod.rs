@@ -7,26 +7,30 @@
 //! - Leases end by the host's boot clock; whoever looks first deletes their keys. A reboot ends them
 //!   all.
 
+mod backup;
 mod data;
 mod database;
 mod failure;
 mod feed;
 mod file;
 mod keys;
+mod record;
 mod schema;
+mod tie;
 mod worker;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream;
 use tokio::sync::oneshot;
 
+pub use self::backup::Backup;
 use self::data::History;
-use self::database::{Database, Scope, Writing};
+use self::database::{Access, Database, Scope, Writing};
 use self::failure::{Failure, NAME, Outcome};
 use self::feed::{State, Subscriber};
 use self::keys::{KeyScope, revision};
@@ -58,13 +62,45 @@ impl SqliteStore {
     /// file that is no database or belongs to another program, `Unsupported` for one of a newer
     /// lbctl, `Unavailable` for a full disk or a lock that is held too long.
     pub async fn open(url: &SqliteUrl) -> Result<Self> {
-        Self::open_with(url, History::default()).await
+        Self::open_with(url, History::default(), Access::Write).await
     }
 
-    async fn open_with(url: &SqliteUrl, history: History) -> Result<Self> {
+    /// The same for who only shows what is in it: leases of another boot stay, since a container may
+    /// see another boot id than its host.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub async fn open_to_read(url: &SqliteUrl) -> Result<Self> {
+        Self::open_with(url, History::default(), Access::Look).await
+    }
+
+    /// Writes all of it, at one revision, to a file, which it replaces as a whole.
+    ///
+    /// # Errors
+    /// `Denied` for the database itself, `Unavailable` for a folder or disk that takes no file.
+    pub async fn backup(&self, file: &Path) -> Result<Backup> {
+        let (subject, file) = (file.display().to_string(), file.to_owned());
+        self.call("backup", subject, move |database| backup::write(database, &file)).await
+    }
+
+    /// Puts a backup in the place of a database, which begins another life; whoever has it open goes
+    /// on with that. A dry run only checks the backup.
+    ///
+    /// # Errors
+    /// `Corrupt` for a file that is no sound database of lbctl.
+    pub async fn restore(url: &SqliteUrl, file: &Path, dry_run: bool) -> Result<Backup> {
+        let (path, subject, file) = (url.path.clone(), file.display().to_string(), file.to_owned());
+        let work = move || backup::restore(&path, &file, dry_run);
+        tokio::task::spawn_blocking(work)
+            .await
+            .unwrap_or_else(|error| Err(Failure::new(ErrorKind::Unavailable, error.to_string())))
+            .map_err(|failure| failure.into_error("restore", subject))
+    }
+
+    async fn open_with(url: &SqliteUrl, history: History, access: Access) -> Result<Self> {
         let path = url.path.clone();
         let subject = path.display().to_string();
-        let opened = tokio::task::spawn_blocking(move || start(&path, history));
+        let opened = tokio::task::spawn_blocking(move || start(&path, history, access));
         let jobs = opened
             .await
             .unwrap_or_else(|error| Err(Failure::new(ErrorKind::Unavailable, error.to_string())))
@@ -134,14 +170,46 @@ fn lost(operation: &str) -> ErrorKind {
     }
 }
 
-fn start(path: &Path, history: History) -> Outcome<Jobs> {
-    let database = Database::open(path, history)?;
+/// The threads of this process, for its end.
+static OPEN: Mutex<Vec<Thread>> = Mutex::new(Vec::new());
+
+/// A thread, which may have been asked to end already.
+struct Thread {
+    jobs: Weak<mpsc::Sender<Job>>,
+    /// Its other end is dropped when the database is closed.
+    closed: mpsc::Receiver<()>,
+}
+
+/// Closes every database of this process, which is about to end; waits so long for each at most.
+pub(super) fn close_all(patience: Duration) {
+    let open = std::mem::take(&mut *OPEN.lock().unwrap_or_else(PoisonError::into_inner));
+    for Thread { jobs, closed } in open {
+        if let Some(jobs) = jobs.upgrade() {
+            // One that has ended has closed its database.
+            _ = jobs.send(Job::Close).is_ok();
+        }
+        // The answer is that the other end is dropped.
+        _ = closed.recv_timeout(patience).is_ok();
+    }
+}
+
+fn start(path: &Path, history: History, access: Access) -> Outcome<Jobs> {
+    let database = Database::open(path, history, access)?;
     let (jobs, received) = mpsc::channel();
     let jobs = Arc::new(jobs);
+    let (closing, closed) = mpsc::channel();
+    {
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|thread| thread.closed.try_recv() != Err(mpsc::TryRecvError::Disconnected));
+        open.push(Thread { jobs: Arc::downgrade(&jobs), closed });
+    }
     let worker = Worker::new(database, &jobs);
     std::thread::Builder::new()
         .name("lbctl-sqlite".into())
-        .spawn(move || worker.run(&received))
+        .spawn(move || {
+            worker.run(&received);
+            drop(closing);
+        })
         .map_err(|error| Failure::io("start the store's thread", &error))?;
     Ok(jobs)
 }
@@ -254,7 +322,7 @@ mod tests {
 
     async fn store(folder: &Path, history: History) -> SqliteStore {
         let url = SqliteUrl { path: folder.join("lbctl.db"), prefix: Prefix::of(["p"]) };
-        SqliteStore::open_with(&url, history).await.unwrap()
+        SqliteStore::open_with(&url, history, Access::Write).await.unwrap()
     }
 
     async fn put(store: &SqliteStore, key: &str, value: Vec<u8>) -> Result<Commit> {

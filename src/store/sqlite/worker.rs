@@ -3,7 +3,7 @@
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 
@@ -28,6 +28,8 @@ pub(super) enum Job {
     Subscribe(Subscriber),
     /// Another process may have committed.
     Wake,
+    /// The process ends: close the database.
+    Close,
 }
 
 /// The way to the thread, which ends once nobody holds it any more.
@@ -54,18 +56,24 @@ impl Worker {
                 Some(patience) => jobs.recv_timeout(patience),
             };
             match job {
-                Ok(job) => self.work(std::iter::once(job).chain(jobs.try_iter()).take(MOST)),
+                Ok(job) => {
+                    if !self.work(std::iter::once(job).chain(jobs.try_iter()).take(MOST)) {
+                        return self.database.close();
+                    }
+                }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => return self.database.close(),
             }
             self.feed.run(&mut self.database);
+            self.database.tidy();
         }
     }
 
     /// Does all that has been asked by now: what is to be written at one go, since the disk's time
     /// for many writes is that for one. Nobody who asks waits for an answer before the other's.
-    fn work(&mut self, jobs: impl Iterator<Item = Job>) {
-        let (mut writes, mut others) = (Vec::new(), Vec::new());
+    /// False: it is to be closed.
+    fn work(&mut self, jobs: impl Iterator<Item = Job>) -> bool {
+        let (mut writes, mut others, mut goes_on) = (Vec::new(), Vec::new(), true);
         for job in jobs {
             match job {
                 Job::Write(write) => writes.push(write),
@@ -80,15 +88,18 @@ impl Worker {
                     self.listen();
                     self.feed.subscribe(subscriber);
                 }
+                Job::Close => goes_on = false,
                 Job::Write(_) | Job::Wake => {}
             }
         }
+        goes_on
     }
 
-    /// How long to wait for a job; for ever while nobody watches.
+    /// How long to wait for a job; for ever while nobody watches and there is nothing to tidy.
     fn patience(&self) -> Option<Duration> {
+        let due = self.database.due().map(|due| due.saturating_duration_since(Instant::now()));
         if self.feed.is_idle() {
-            return None;
+            return due;
         }
         let poll = if self.events.is_some() { POLL } else { POLL_WITHOUT_EVENTS };
         let expiry = self.feed.next_end().map(|end| {

@@ -1,8 +1,10 @@
 //! The embedded store.
 
 mod child;
+mod copies;
 mod errors;
 mod kills;
+mod looks;
 mod processes;
 
 use std::path::PathBuf;
