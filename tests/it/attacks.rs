@@ -80,6 +80,8 @@ fn put_table(world: &World, server: &NamedServer) {
         slots: 1,
         ramp: Ramp::flat(Weight::saturating(100)),
         drain_deadline: Duration::from_secs(300),
+        drain_at_least: Duration::ZERO,
+        origin: None,
         rest: Duration::from_secs(1),
         unplaced: Vec::new(),
     };
