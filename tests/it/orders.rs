@@ -325,6 +325,7 @@ impl World {
             ramp: Ramp::flat(Weight::saturating(100)),
             drain_deadline: Duration::from_secs(10),
             drain_at_least: Duration::ZERO,
+            origin: None,
             rest: Duration::from_secs(3),
             floors,
             drain_vanished: self.rng.clone().bool(),
@@ -340,7 +341,7 @@ impl World {
                     backend.applied = Revision(0);
                 }
                 let haproxy = format!("lb{number}").parse().unwrap();
-                Some(Report { haproxy, gone: false, backend })
+                Some(Report { haproxy, gone: false, silent: false, backend })
             })
             .collect();
         let mut places = Places { slots: leader.known.clone(), ..Places::default() };
