@@ -9,7 +9,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 use super::database::Access;
 use super::failure::{Failure, Outcome};
 use super::{data, file};
-use crate::store::{ErrorKind, StoreLife};
+use crate::store::ErrorKind;
 
 /// `lbct`, in the header of every database of ours.
 const APPLICATION_ID: i32 = 0x6c62_6374;
@@ -169,7 +169,7 @@ fn has_life(db: &Connection) -> Outcome<bool> {
 fn add_life(txn: &Transaction<'_>) -> Outcome<()> {
     if !has_life(txn)? {
         txn.execute("ALTER TABLE meta ADD COLUMN life TEXT NOT NULL DEFAULT ''", [])?;
-        data::begin_life(&txn)?;
+        data::begin_life(txn)?;
     }
     Ok(())
 }
@@ -199,7 +199,7 @@ pub(super) fn begin_another_life(connection: &Connection, known: i64) -> Outcome
     let (_, revision) = life_and_revision(connection)?;
     let txn = connection.unchecked_transaction()?;
     add_life(&txn)?;
-    txn.execute("UPDATE meta SET life = ?1", [StoreLife::random().as_str()])?;
+    data::begin_life(&txn)?;
     continue_from(&txn, known.max(revision).saturating_add(1))?;
     txn.commit().map_err(Failure::of_commit)
 }
