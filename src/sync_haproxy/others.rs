@@ -12,7 +12,7 @@ use super::plan::{Action, Plan};
 use super::problem::Problem;
 use super::target::Target;
 use crate::haproxy::{AdminState, Command, ObservedServer};
-use crate::model::SlotNumber;
+use crate::model::{ServerAddress, SlotNumber};
 
 /// How often the same commands are sent before they count as without effect.
 const TRIES: u32 = 3;
@@ -43,8 +43,8 @@ struct Sent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wish {
     Out,
-    Drain,
-    Ready,
+    Drain(ServerAddress),
+    Ready(ServerAddress),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -132,8 +132,8 @@ impl Sent {
 impl Wish {
     fn of(desired: Desired) -> Self {
         match desired {
-            Desired::Ready { .. } => Self::Ready,
-            Desired::Drain { .. } => Self::Drain,
+            Desired::Ready { address, .. } => Self::Ready(address),
+            Desired::Drain { address } => Self::Drain(address),
             Desired::Free | Desired::Maint | Desired::KeepAsIs => Self::Out,
         }
     }
@@ -264,6 +264,11 @@ mod tests {
         for _ in 0..20 {
             assert!(passes(&mut others, ready, &plan(5), now), "a flapping server was left");
             assert!(passes(&mut others, drain, &plan(5), now), "a flapping server was left");
+        }
+        for port in 1..20 {
+            let address = format!("10.0.0.1:{port}").parse().unwrap();
+            let other = |_| Desired::Ready { address, weight: Weight::MAX, target: Weight::MAX };
+            assert!(passes(&mut others, other, &plan(5), now), "another server was left");
         }
         for minutes in 0..20 {
             let now = now + Duration::from_secs(120 * minutes);

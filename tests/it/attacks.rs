@@ -344,7 +344,8 @@ fn as_process_one_it_ends_orphans() {
         eprintln!("skipped: this host does not let tests have a PID namespace");
         return;
     }
-    let orphan = "(sleep 0.1 & sleep 0.2 & :); sleep 0.3; exec \"$0\" \"$@\"";
+    // They end when the shell has become lbctl: a shell would wait for them.
+    let orphan = "(sleep 1 & sleep 2 & :); exec \"$0\" \"$@\"";
     let wrapped = ["register", "web", "10.0.0.1:80", "--", "sh", "-c"];
     let inside = "(sleep 0.3 &); sleep 0.1; until [ -e gone ]; do sleep 0.1; done";
     let register: Vec<String> =

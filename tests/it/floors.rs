@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules of the library, lowest first; those of one floor do not know each other.
 const FLOORS: &[&[&str]] = &[
-    &["text"],
+    &["files", "text"],
     &["error", "model"],
     &["config", "output"],
     &["aws", "daemon"],

@@ -2,7 +2,7 @@ use std::sync::{Arc, Mutex};
 
 use lbctl::daemon::{OwnedTask, spawn_owned};
 use lbctl::election::LeaderRecord;
-use lbctl::model::{ElectionName, keys};
+use lbctl::model::{Confirmation, ElectionName, keys};
 use lbctl::store::{Change, Commit, Entry, Prefix, Revision, SharedStore, Txn, Watch, WatchEvent};
 
 use super::web;
@@ -57,7 +57,13 @@ impl History {
                 Change::Put(entry) if table.strip(&entry.key).is_some() => {
                     let (tenure, commits) = tenures.last_mut().expect("nobody ever led");
                     assert!(leads, "{entry:?} was written while nobody led, after {tenure:?}");
-                    assert_eq!(author(entry), tenure.id, "{entry:?} was written under {tenure:?}");
+                    let is_its = match table.strip(&entry.key).unwrap_or_default() {
+                        "confirmed" => entry.json::<Confirmation>().unwrap().token == tenure.token,
+                        // It names who has left, whoever had placed them.
+                        key if key.starts_with("removed/") => true,
+                        _ => author(entry) == tenure.id,
+                    };
+                    assert!(is_its, "{entry:?} was written under {tenure:?}");
                     *commits += usize::from(
                         std::mem::replace(&mut counted, entry.modified) != entry.modified,
                     );

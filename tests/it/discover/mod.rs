@@ -74,11 +74,6 @@ impl World {
         format!("file:{}", path.display())
     }
 
-    async fn put(&self, key: Key, value: &impl serde::Serialize) {
-        let txn = Txn::new().put(key, serde_json::to_vec(value).unwrap());
-        assert!(matches!(self.store.commit(txn).await.unwrap(), Commit::Committed(_)));
-    }
-
     /// As a process that lives does.
     async fn put_held(&self, key: Key, value: &impl serde::Serialize) {
         put_held(&*self.store, key, serde_json::to_vec(value).unwrap()).await;
