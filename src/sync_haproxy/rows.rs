@@ -87,8 +87,10 @@ struct Seen {
     changes: u64,
     /// Rows that were not free and are not there any more: nobody frees a row by deleting it.
     lost: BTreeSet<SlotNumber>,
-    /// Rows that somebody was in and that are free now.
-    freed: BTreeSet<SlotNumber>,
+    /// The last look found no row at all.
+    was_empty: bool,
+    /// Rows that somebody has left before our eyes.
+    left: BTreeSet<SlotNumber>,
 }
 
 impl Seen {
@@ -96,6 +98,7 @@ impl Seen {
         view.loaded = true;
         view.stale = None;
         if rows.is_empty() {
+            self.was_empty = true;
             // HSDO's server makes every row at its start: this is no table without servers.
             view.problem = Some(
                 "HSDO's table is empty, so HAProxy is left as it is: is hsdo-table its name, and \
@@ -104,15 +107,19 @@ impl Seen {
             );
             return;
         }
+        let was_empty = std::mem::take(&mut self.was_empty);
         if self.changes == 0 || self.rows != rows {
             self.changes += 1;
             let not_free = |slot: &SlotNumber| !self.rows.is_free(*slot);
             self.lost.extend(self.rows.iter().map(|(slot, _)| slot).filter(not_free));
             self.lost.retain(|slot| rows.get(*slot).is_none());
-            let now_free = |slot: &SlotNumber| rows.get(*slot).is_some() && rows.is_free(*slot);
-            let held = self.rows.iter().map(|(slot, _)| slot).filter(not_free);
-            self.freed.extend(held.filter(now_free));
-            self.freed.retain(now_free);
+            let before = self.rows.sound().filter(|row| row.holder().is_some());
+            let gone = before.filter(|row| !is_held_by(&rows, row)).map(|row| row.slot);
+            // Of a table that begins anew nobody can tell who has left it.
+            match was_empty {
+                true => self.left.clear(),
+                false => self.left.extend(gone),
+            }
             let mut table = table(name, &rows, Revision(self.changes));
             table.removed = self.removed(&rows);
             table.slots.extend(self.lost.iter().map(|slot| (*slot, Held::Unknown)));
@@ -124,14 +131,24 @@ impl Seen {
 }
 
 impl Seen {
-    /// What free rows say: nobody knows who was in one that was free from the first look on.
+    /// What rows say of who was in them: HSDO's server frees them, and gives them to others, in one
+    /// step, and nobody knows who was in one before the first look.
     fn removed(&self, rows: &Rows) -> BTreeMap<SlotNumber, Left> {
-        let left = |slot| match self.freed.contains(&slot) {
-            true => (slot, Left::Anyone),
-            false => (slot, Left::Unseen),
+        let left = |row: &Row| match self.left.contains(&row.slot) {
+            true => (row.slot, Left::Anyone),
+            false => (row.slot, Left::Unseen),
         };
-        let free = rows.sound().filter(|row| row.holder().is_none());
-        free.map(|row| left(row.slot)).collect()
+        rows.sound().map(left).collect()
+    }
+}
+
+/// Whether the server of a row is still in it; a row that is not there any more says nothing.
+fn is_held_by(rows: &Rows, row: &Row) -> bool {
+    match rows.get(row.slot).map(|stored| &stored.row) {
+        Some(Ok(now)) => {
+            now.holder().map(|server| server.ip) == row.holder().map(|server| server.ip)
+        }
+        Some(Err(_)) | None => true,
     }
 }
 

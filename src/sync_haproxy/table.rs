@@ -31,10 +31,10 @@ pub struct Table {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Left {
     Servers(Vec<ServerAddress>),
-    /// It was freed before the eyes of this process: whoever was in it.
+    /// Somebody has left it before the eyes of this process: whoever that was.
     Anyone,
-    /// It is said to be free and was so from the first look on: in HSDO's table, which remembers
-    /// nobody and begins with free rows.
+    /// Nobody has left it since the first look, and who was in it before is not known: in HSDO's
+    /// table, which remembers nobody and begins with free rows.
     Unseen,
 }
 

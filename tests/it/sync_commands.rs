@@ -320,7 +320,8 @@ async fn a_flag_is_a_setting_of_every_backend_of_the_file(version: Version) {
     assert!(stderr(&output).contains(said), "{}", stderr(&output));
     // One backend that takes them is enough.
     let file = "[[sync-haproxy.backends]]\nbackend = \"one/s\"\nfrom = \"web\"\n\
-                [[sync-haproxy.backends]]\nbackend = \"two\"\nfrom = \"web\"\nmode = \"dynamic\"\n";
+                [[sync-haproxy.backends]]\nbackend = \"two\"\nfrom = \"web\"\nmode = \"dynamic\"\n\
+                id-base = 100\n";
     let config = world.file("mixed.toml", file);
     let flags = ["--server-options", "check", "--dry-run"];
     let output = world.sync_with(&config, &flags).output().unwrap();

@@ -9,8 +9,8 @@ use crate::sync_haproxy::desired::Desired;
 use crate::sync_haproxy::problem::Why;
 use crate::sync_haproxy::target::Mode;
 
-/// Of servers in rows that are free since HSDO's first answer, no more than this share of all that
-/// serve go: a table that was lost and begins anew, or another one's, frees all of them.
+/// Of servers that were in no row at the first look at HSDO's table, no more than this share of all
+/// that serve go: a table that was lost and begins anew, or another one's, has none of them.
 const MAX_UNSEEN_PERCENT: usize = 50;
 
 impl Planner<'_> {
@@ -114,11 +114,14 @@ impl Planner<'_> {
         }
     }
 
-    /// Whether most of what serves stays when all goes that HSDO's first answer called free.
+    /// Whether most of what serves stays when all goes that was in no row at the first look at
+    /// HSDO's table.
     fn few_are_unseen(&self) -> bool {
         let ready = |(_, server): &&(_, &ObservedServer)| server.admin.state() == AdminState::Ready;
         let serving: Vec<_> = self.places.slots.iter().filter(ready).collect();
-        let unseen = serving.iter().filter(|(slot, _)| self.wanted.orders.never_seen(*slot));
+        let unseen = serving.iter().filter(|(slot, server)| {
+            self.wanted.orders.never_seen(*slot) && !self.is_named(*slot, server)
+        });
         unseen.count() * 100 <= serving.len() * MAX_UNSEEN_PERCENT
     }
 

@@ -56,8 +56,13 @@ impl Site {
             eventually_async(&what, async || Some(self.world.store.get(&key).await.ok()??.created))
                 .await;
         let revision = self.world.store.list(&Prefix::root()).await.unwrap().revision;
-        assert!(revision.0 - token.0 < 50, "{token} led, and {revision} is written");
-        // SQLite's go on above all that it has ever given out.
+        // SQLite's go on from a round number above all that it has ever given out, and a leader whose
+        // lease an older copy has leads on.
+        let writes = match self.world.url.starts_with("sqlite:") {
+            true => revision.0 % 10_000,
+            false => revision.0 - token.0,
+        };
+        assert!(writes < 50, "{token} led, and {revision} is written");
         let went_back = revision.0 < OLD as u64 || self.world.url.starts_with("sqlite:");
         assert!(went_back, "{revision}; {}", self.leader.tail());
     }
