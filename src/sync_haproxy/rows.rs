@@ -114,7 +114,8 @@ impl Seen {
             self.lost.extend(self.rows.iter().map(|(slot, _)| slot).filter(not_free));
             self.lost.retain(|slot| rows.get(*slot).is_none());
             let before = self.rows.sound().filter(|row| row.holder().is_some());
-            let gone = before.filter(|row| !is_held_by(&rows, row)).map(|row| row.slot);
+            let gone: Vec<SlotNumber> =
+                before.filter(|row| !is_held_by(&rows, row)).map(|row| row.slot).collect();
             // Of a table that begins anew nobody can tell who has left it.
             match was_empty {
                 true => self.left.clear(),
