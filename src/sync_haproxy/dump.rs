@@ -14,7 +14,7 @@ pub async fn write(path: &Path, state: String) -> anyhow::Result<()> {
     write.await.context("writing the server state file was cut short")?
 }
 
-/// Removes what a process that was killed in the middle of [`write`] has left beside the file.
+/// Removes what a process that was killed in the middle of [`write()`] has left beside the file.
 pub async fn remove_leftovers(path: &Path) {
     let path: PathBuf = path.to_owned();
     let removed = tokio::task::spawn_blocking(move || {
