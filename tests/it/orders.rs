@@ -234,8 +234,10 @@ impl World {
         let all_run = self.leader.is_some() && self.balancers.iter().all(|b| b.sync.is_some());
         if all_run && copy.revision < self.store.revision && copy.life == self.store.life {
             self.store = copy;
-            // They look while it is so.
             self.look();
+            // Whoever sees revisions go back begins another life of the store.
+            self.lives += 1;
+            self.store.life = StoreLife::new(format!("life {}", self.lives));
             return "a copy is restored, as the same life".to_owned();
         }
         let more = self.rng.u64(..3);
