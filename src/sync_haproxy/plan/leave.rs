@@ -96,11 +96,12 @@ impl Planner<'_> {
             };
             return if others.any(serves) { for_others() } else { Some(Why::Moves) };
         }
-        // One that somebody drained, and in which nobody is any more, loses nothing.
-        let empty = server.admin.state() == AdminState::Drain && server.sessions == Some(0);
-        let empty = empty || others.peek().is_some();
+        // It takes no traffic here, and has another place.
+        let has_moved = others.peek().is_some();
+        // Somebody has drained it, and nobody is in it any more.
+        let is_empty = server.admin.state() == AdminState::Drain && server.sessions == Some(0);
         let unseen = orders.never_seen(slot) && self.few_are_unseen();
-        if empty || unseen || orders.send_away(slot, server) {
+        if has_moved || is_empty || unseen || orders.send_away(slot, server) {
             return for_others();
         }
         Some(if free { Why::NoRecord } else { Why::Displaced })
