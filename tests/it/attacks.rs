@@ -393,8 +393,10 @@ fn the_echo_of_a_signal_is_no_second_one() {
     let words = &daemons(world.dir.path())[0];
     let mut serve = Process::start("serve", world.dir.path(), &mut daemon(&world, words, port));
     wait_until_alive(port);
+    // The log is written beside the work: it may say this after the admin port answers.
+    serve.wait_for_log("QUIT listening=");
     let log = serve.log();
-    let (_, rest) = log.split_once("listening=").unwrap();
+    let (_, rest) = log.split_once("QUIT listening=").unwrap();
     let address = rest.split_whitespace().next().unwrap().to_owned();
     let mut client = TcpStream::connect(&address).unwrap();
     client.write_all(b"WHY\n").unwrap();
