@@ -1,19 +1,16 @@
 //! The command line: what there is, and how a command's end becomes an exit code.
 
-mod completions;
-mod config;
-mod man;
-pub(crate) mod store;
-
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 use tokio::runtime::Builder;
 
+use crate::commands::{
+    self, completions, config, demo, discover, man, register, serve, status, store, sync_haproxy,
+};
 use crate::config::{Globals, LogSettings};
 use crate::daemon::telemetry;
 use crate::error::{CommandError, CommandResult};
-use crate::{demo, discover, register, serve, status, sync_haproxy};
 
 /// One control plane for HAProxy fleets and the services behind them
 #[derive(Debug, Parser)]
@@ -48,7 +45,7 @@ Settings: defaults < /etc/lbctl/lbctl.toml (or --config) < LBCTL_* variables < f
 Exit codes: 0 done, 1 failed, 2 usage, 69 the store or HAProxy is unavailable, 75 lost a race (try
 again), 78 configuration, 130 and 143 ended at once by a second signal.";
 
-/// The commands, each of which is an `Args` and a `run` in a folder of its own.
+/// The commands, each of which is an `Args` and a `run` under `commands`.
 #[derive(Debug, clap::Subcommand)]
 #[allow(clippy::large_enum_variant, reason = "there is one of them in a process")]
 pub enum Command {
@@ -117,8 +114,8 @@ async fn run(cli: Cli) -> CommandResult {
         Command::Status(args) => args.run(&globals).await,
         Command::Demo(args) => args.run(&globals).await,
         Command::Store(args) => args.run(&globals).await,
-        Command::Config(args) => args.run(&globals).await,
-        Command::Completions(args) => args.run(&globals).await,
-        Command::Man(args) => args.run(&globals).await,
+        Command::Config(args) => args.run(&globals, commands::SETTINGS).await,
+        Command::Completions(args) => args.run(Cli::command()).await,
+        Command::Man(args) => args.run(Cli::command()).await,
     }
 }

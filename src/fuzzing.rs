@@ -3,17 +3,17 @@
 //! They stand beside the code that they call, in each folder's `fuzzing.rs`, and are no part of a
 //! usual build. The test below runs them over the inputs that are kept in `fuzz/corpus`.
 
-pub use crate::cli::store::fuzzing::import_lines;
-pub use crate::discover::fuzzing::slot_table;
-pub use crate::discover::sources::fuzzing::{consul_answer, endpoint_list};
+pub use crate::commands::discover::fuzzing::slot_table;
+pub use crate::commands::discover::sources::fuzzing::{consul_answer, endpoint_list};
+pub use crate::commands::serve::fuzzing::{client_lines, proxy_header};
+pub use crate::commands::store::fuzzing::import_lines;
+pub use crate::commands::sync_haproxy::fuzzing::haproxy_commands;
 pub use crate::haproxy::fuzzing::{haproxy_framing, haproxy_reply, haproxy_tables};
 pub use crate::hsdo::fuzzing::hsdo_rows;
 pub use crate::hsdo::hsdo_settings;
 pub use crate::model::fuzzing::names;
 pub use crate::overview::fuzzing::overview;
-pub use crate::serve::fuzzing::{client_lines, proxy_header};
 pub use crate::store::fuzzing::store_url;
-pub use crate::sync_haproxy::fuzzing::haproxy_commands;
 
 #[cfg(test)]
 mod tests {

@@ -1,14 +1,13 @@
 //! lbctl: a control plane for HAProxy fleets and the services behind them.
 //!
-//! Floors, lowest first: [`model`], [`store`], [`election`], then the subcommands, then [`cli`].
-//! Lower floors know nothing of higher ones, and subcommands never import each other.
+//! Floors, lowest first: [`model`], [`store`], [`election`], then [`commands`], then [`cli`].
+//! Lower floors know nothing of higher ones, and commands never import each other.
 
 pub mod aws;
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod daemon;
-pub mod demo;
-pub mod discover;
 pub mod election;
 pub mod error;
 pub mod files;
@@ -21,10 +20,6 @@ pub mod model;
 pub mod output;
 pub mod overview;
 pub mod presence;
-pub mod register;
 pub mod registry;
-pub mod serve;
-pub mod status;
 pub mod store;
-pub mod sync_haproxy;
 pub mod text;

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lbctl::commands::sync_haproxy::{
+    Engine, Filter, Held, Licence, Mode, Selector, Table, Target, View, Views,
+};
 use lbctl::hsdo::TableLayout;
 use lbctl::model::{
     BackendSpec, Confirmation, Endpoint, Ramp, ServerAddress, SlotNumber, SlotRecord, SlotState,
     Timestamp, Weight, keys,
 };
 use lbctl::store::{Commit, Revision, SharedStore, StoreLife, Txn};
-use lbctl::sync_haproxy::{
-    Engine, Filter, Held, Licence, Mode, Selector, Table, Target, View, Views,
-};
 
 use super::support::haproxy::{Backend, Haproxy, Options, Version};
 use super::support::{endpoint, eventually};

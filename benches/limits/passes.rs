@@ -4,9 +4,9 @@ use std::cell::Cell;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lbctl::commands::sync_haproxy::{Engine, Views};
 use lbctl::model::{Timestamp, keys};
 use lbctl::store::Txn;
-use lbctl::sync_haproxy::{Engine, Views};
 use tokio::runtime::{Builder, Runtime};
 
 use super::bare::{self, Bare};
@@ -251,7 +251,7 @@ impl Bench {
         let number = self.slots / 2;
         let mut server = fixture::server(generation, number);
         server.weight = Some(lbctl::model::Weight::saturating(weight.into()));
-        let held = lbctl::sync_haproxy::Held::By(fixture::record(server));
+        let held = lbctl::commands::sync_haproxy::Held::By(fixture::record(server));
         table.slots.insert(fixture::slot(number), held);
         fixture::views(table)
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use lbctl::discover::plan::{
+use lbctl::commands::discover::plan::{
     Answer, Content, Floors, Places, Plan, Policy, StoredSlot, StoredSpec, Table, World, plan,
 };
 use lbctl::model::{StoreLife, Timestamp};

@@ -32,6 +32,14 @@ pub use source::{Effective, Flags, Origin, Place};
 pub use unknown::nearest;
 pub use write::as_toml;
 
+/// How the settings of one command are read.
+#[derive(Debug, Clone, Copy)]
+pub struct SettingsOf {
+    /// Its table in the file; `None` where what it cannot do without comes from its flags alone.
+    pub section: Option<&'static str>,
+    pub read: fn(&mut Reader),
+}
+
 /// The top-level tables a file may have.
 pub const SECTIONS: &[&str] =
     &["store", "log", "admin", "serve", "register", "discover", "sync-haproxy", "status", "demo"];

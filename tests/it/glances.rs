@@ -9,15 +9,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use lbctl::commands::sync_haproxy::{
+    Engine, Filter, Held, Licence, Mode, Pass, Selector, Table, Target, View, Views,
+};
 use lbctl::haproxy::{Client, SocketAddress, Timeouts};
 use lbctl::hsdo::TableLayout;
 use lbctl::model::{
     BackendSpec, Ramp, ServerAddress, SlotNumber, SlotRecord, SlotState, Timestamp, Weight,
 };
 use lbctl::store::{Revision, StoreLife};
-use lbctl::sync_haproxy::{
-    Engine, Filter, Held, Licence, Mode, Pass, Selector, Table, Target, View, Views,
-};
 use tokio::task::block_in_place;
 
 use super::support::endpoint;

@@ -4,19 +4,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use lbctl::discover::plan::{
+use lbctl::commands::discover::plan::{
     self as discover, ActionKind, Answer, Floors, Places, Policy, Report, World as Seen,
 };
+use lbctl::commands::sync_haproxy::desired::Wanted;
+use lbctl::commands::sync_haproxy::plan::{Learnt, plan};
+use lbctl::commands::sync_haproxy::predict::predict;
+use lbctl::commands::sync_haproxy::{Filter, Held, Licence, Mode, Selector, Table, Target, View};
 use lbctl::haproxy::{AdminFlags, AdminState, ObservedServer};
 use lbctl::model::{
     BackendName, BackendReport, Endpoint, EndpointId, Key, Prefix, Ramp, Revision, ServerAddress,
     SlotNumber, SlotState, StoreLife, Timestamp, Weight, keys,
 };
 use lbctl::store::Entry;
-use lbctl::sync_haproxy::desired::Wanted;
-use lbctl::sync_haproxy::plan::{Learnt, plan};
-use lbctl::sync_haproxy::predict::predict;
-use lbctl::sync_haproxy::{Filter, Held, Licence, Mode, Selector, Table, Target, View};
 
 use super::support::{Random, endpoint, soak};
 
