@@ -20,6 +20,7 @@ pub mod model;
 pub mod output;
 pub mod overview;
 pub mod presence;
+pub mod process;
 pub mod registry;
 pub mod store;
 pub mod text;

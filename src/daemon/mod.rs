@@ -3,13 +3,11 @@
 
 mod admin;
 mod backoff;
-mod echoes;
 mod hosts;
 mod live_gauge;
 mod log_writer;
 mod notify;
 mod open_files;
-mod orphans;
 mod readiness;
 mod reload;
 mod run;
@@ -19,10 +17,8 @@ mod tasks;
 pub mod telemetry;
 
 pub use backoff::{Backoff, Health};
-pub use echoes::Echoes;
 pub use live_gauge::LiveGauge;
 pub use open_files::raise_open_files;
-pub use orphans::reap_orphans;
 pub use readiness::{Gate, Readiness};
 pub use reload::Reload;
 pub use run::{Context, run, until_signal};

@@ -1,16 +1,16 @@
-use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Echoes, Options, Readiness, StatusBoard, Tasks, admin, log_writer, notify, raise_open_files,
-    reap_orphans, spawn_owned, telemetry,
+    Options, Readiness, StatusBoard, Tasks, admin, log_writer, notify, raise_open_files,
+    spawn_owned, telemetry,
 };
 use crate::error::{CommandError, CommandResult, Kind};
+use crate::process::{Signals, reap_orphans};
 
 /// What a daemon's body and its tasks share.
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ where
     let _metrics = spawn_owned(telemetry::keep_metrics(telemetry::metrics_handle()?));
     log_writer::describe();
     let open_files = raise_open_files();
-    let signals = Signals::listen()?;
+    let signals = signals()?;
     let (tasks, failed) = Tasks::new(CancellationToken::new());
     let context = Context {
         name,
@@ -62,7 +62,7 @@ pub async fn until_signal(
     stop: CancellationToken,
     work: impl Future<Output = CommandResult>,
 ) -> CommandResult {
-    let mut signals = Signals::listen()?;
+    let mut signals = signals()?;
     tokio::pin!(work);
     loop {
         tokio::select! {
@@ -82,7 +82,7 @@ pub async fn until_signal(
 async fn supervise(
     body: impl Future<Output = CommandResult>,
     context: &Context,
-    mut signals: Signals,
+    mut signals: Signals<Signal>,
     mut failed: mpsc::UnboundedReceiver<anyhow::Error>,
 ) -> CommandResult {
     let work = work(body, context);
@@ -148,46 +148,24 @@ async fn cut_short(context: &Context) -> CommandError {
         .hint("a longer --shutdown-grace gives sessions more time to end")
 }
 
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Signal {
     Stop(Kind),
     Reload,
 }
 
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-    hangup: tokio::signal::unix::Signal,
-    echoes: Echoes<Kind>,
-}
-
-impl Signals {
-    fn listen() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-            echoes: Echoes::default(),
-        })
-    }
-
-    /// The next signal that is no echo of the last one; cancel-safe.
-    async fn next(&mut self) -> Signal {
-        loop {
-            let kind = tokio::select! {
-                Some(()) = self.terminate.recv() => Kind::Terminated,
-                Some(()) = self.interrupt.recv() => Kind::Interrupted,
-                Some(()) = self.hangup.recv() => return Signal::Reload,
-                else => return pending().await,
-            };
-            if !self.echoes.is_echo(kind) {
-                return Signal::Stop(kind);
-            }
-        }
-    }
+fn signals() -> std::io::Result<Signals<Signal>> {
+    let ends = [
+        (SignalKind::terminate(), Signal::Stop(Kind::Terminated)),
+        (SignalKind::interrupt(), Signal::Stop(Kind::Interrupted)),
+    ];
+    Signals::listen(ends, [(SignalKind::hangup(), Signal::Reload)])
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
     use super::super::AdminAddress;
     use super::*;
 

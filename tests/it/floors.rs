@@ -65,7 +65,7 @@ fn code_of(file: &Path) -> String {
 
 #[test]
 fn every_way_to_write_a_use_is_seen() {
-    let code = "use crate::store::Key;\nuse crate::commands::{demo, cli::Cli};\nlet a = crate::model::x();";
+    let code = "use crate::store::Key;\nuse crate::{demo, cli::Cli};\nlet a = crate::model::x();";
     assert_eq!(mentions(code), ["store", "demo", "cli", "model"]);
 }
 

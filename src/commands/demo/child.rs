@@ -6,11 +6,8 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::{Child as Running, Command};
-use tokio::time::timeout;
-
 use crate::error::{CommandError, CommandResult, Kind};
+use crate::process::{self, dying_with_parent};
 
 /// How long a process has after SIGTERM.
 const END_WITHIN: Duration = Duration::from_secs(3);
@@ -22,7 +19,7 @@ pub(super) struct Child {
     program: PathBuf,
     args: Vec<OsString>,
     log: PathBuf,
-    running: Option<Running>,
+    running: Option<process::Child>,
 }
 
 impl Child {
@@ -36,71 +33,37 @@ impl Child {
         Self { name: name.to_owned(), program, args, log, running: None }
     }
 
-    /// Starts it. Its environment has no `LBCTL_` settings: the demo means what it says. It is in a
-    /// process group of its own, so that Ctrl-C reaches the demo alone, and it ends with the demo
-    /// even where that is killed.
+    /// Starts it. It ends with the demo even where that is killed.
     pub fn start(&mut self) -> CommandResult {
         let log = File::options().create(true).append(true).open(&self.log)?;
-        let mut command = self.command();
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("LBCTL_") {
-                command.env_remove(name);
-            }
-        }
-        let running = command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| {
-                let step = format!("cannot start {} ({})", self.name, self.program.display());
-                CommandError::new(Kind::Failed, anyhow::Error::new(error).context(step))
-            })?;
+        let mut command = dying_with_parent(&self.program);
+        command.args(&self.args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.kill_on_drop(true);
+        let running = process::Child::start(command).map_err(|error| {
+            let step = format!("cannot start {} ({})", self.name, self.program.display());
+            CommandError::new(Kind::Failed, anyhow::Error::new(error).context(step))
+        })?;
         self.running = Some(running);
         Ok(())
     }
 
-    /// `setpriv`, of Debian's essential util-linux, has the kernel end a child whose parent died.
-    fn command(&self) -> Command {
-        let setpriv = PathBuf::from("/usr/bin/setpriv");
-        if !setpriv.is_file() {
-            let mut command = Command::new(&self.program);
-            command.args(&self.args);
-            return command;
-        }
-        let mut command = Command::new(setpriv);
-        command.args(["--pdeathsig", "TERM", "--"]).arg(&self.program).args(&self.args);
-        command
-    }
-
     /// The process id while it runs.
     pub fn id(&mut self) -> Option<u32> {
-        if self.running.as_mut()?.try_wait().ok()?.is_some() {
-            return None;
-        }
-        self.running.as_ref()?.id()
+        self.running.as_mut()?.id()
     }
 
     /// `kill -9`, and waits for the end.
     pub async fn kill(&mut self) -> CommandResult {
-        if let Some(running) = &mut self.running {
+        if let Some(mut running) = self.running.take() {
             running.kill().await?;
         }
-        self.running = None;
         Ok(())
     }
 
     /// SIGTERM, a while to end, then SIGKILL.
     pub async fn end(&mut self) {
         let Some(mut running) = self.running.take() else { return };
-        let pid = running.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-        let asked = pid.is_some_and(|pid| kill_process(pid, Signal::TERM).is_ok());
-        if asked && timeout(END_WITHIN, running.wait()).await.is_ok() {
-            return;
-        }
-        if let Err(error) = running.kill().await {
+        if let Err(error) = running.end(END_WITHIN).await {
             tracing::debug!(%error, "{} had ended already", self.name);
         }
     }

@@ -9,15 +9,15 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use rustix::process::Signal as Number;
 use tokio::net::TcpStream;
-use tokio::signal::unix::{self, SignalKind};
+use tokio::process::Command;
+use tokio::signal::unix::SignalKind;
 use tokio::time::timeout;
 
-use super::child::{self, Wrapped};
 use super::settings::Settings;
-use super::supervision::{Action, Signal, Supervision};
-use crate::daemon::{Backoff, Echoes, reap_orphans, spawn_owned};
+use crate::daemon::{Backoff, spawn_owned};
 use crate::error::{CommandError, CommandResult, Kind};
 use crate::model::ServerAddress;
+use crate::process::{self, Action, Child, Signal, Signals, Supervision, reap_orphans};
 use crate::registry::{Left, Registrar, RegistrarState, Until, open_patiently};
 
 /// How long one try to connect may take while the port is waited for.
@@ -25,8 +25,8 @@ const CONNECT_TIME: Duration = Duration::from_secs(1);
 
 /// Runs to the command's end, or without one to a signal.
 pub(super) async fn run(settings: Settings, command: Vec<OsString>) -> CommandResult {
-    let mut signals = Signals::listen()?;
-    let mut wrapped = Wrapped::start(&command)?;
+    let mut signals = signals()?;
+    let mut wrapped = start(&command)?;
     let _orphans = spawn_owned(reap_orphans());
     let mut supervision = Supervision::new(wrapped.is_some());
     let deadline = settings.drain_deadline;
@@ -41,7 +41,7 @@ pub(super) async fn run(settings: Settings, command: Vec<OsString>) -> CommandRe
     let result = loop {
         let action = tokio::select! {
             signal = signals.next() => supervision.signal(signal),
-            status = ended(&mut wrapped) => break child::result(status?),
+            status = ended(&mut wrapped) => break process::result(status?),
             () = done(&mut leaving) => supervision.left(),
         };
         match action {
@@ -64,6 +64,21 @@ pub(super) async fn run(settings: Settings, command: Vec<OsString>) -> CommandRe
         registrar.close().await;
     }
     result
+}
+
+/// Starts the command; `None` without one. It has this process's stdin, stdout and stderr.
+fn start(command: &[OsString]) -> CommandResult<Option<Child>> {
+    let Some((program, arguments)) = command.split_first() else {
+        return Ok(None);
+    };
+    let mut command = Command::new(program);
+    command.args(arguments);
+    Child::start(command).map(Some).map_err(|error| {
+        tracing::error!(%error, "cannot start {}", program.display());
+        // As shells have it: 127 not found, 126 not executable.
+        let missing = error.kind() == std::io::ErrorKind::NotFound;
+        CommandError::exit_code_of_child(if missing { 127 } else { 126 })
+    })
 }
 
 /// Registers, for as long as it takes.
@@ -115,7 +130,7 @@ async fn leave(registrar: Option<Arc<Registrar>>, deadline: Duration) {
 }
 
 /// The end of the command; never without one.
-async fn ended(wrapped: &mut Option<Wrapped>) -> std::io::Result<std::process::ExitStatus> {
+async fn ended(wrapped: &mut Option<Child>) -> std::io::Result<std::process::ExitStatus> {
     match wrapped {
         Some(wrapped) => wrapped.wait().await,
         None => pending().await,
@@ -139,43 +154,31 @@ fn ended_by(number: Number) -> CommandError {
 }
 
 /// The signals that a supervisor or a person sends on purpose.
-struct Signals {
-    streams: Vec<(unix::Signal, Signal<Number>)>,
-    echoes: Echoes<Number>,
+fn signals() -> std::io::Result<Signals<Signal<Number>>> {
+    let ends = [
+        (SignalKind::terminate(), Signal::Stop(Number::TERM)),
+        (SignalKind::interrupt(), Signal::Stop(Number::INT)),
+    ];
+    let others = [
+        (SignalKind::hangup(), Signal::Other(Number::HUP)),
+        (SignalKind::quit(), Signal::Other(Number::QUIT)),
+        (SignalKind::user_defined1(), Signal::Other(Number::USR1)),
+        (SignalKind::user_defined2(), Signal::Other(Number::USR2)),
+        (SignalKind::window_change(), Signal::Other(Number::WINCH)),
+    ];
+    Signals::listen(ends, others)
 }
 
-impl Signals {
-    fn listen() -> std::io::Result<Self> {
-        let all = [
-            (SignalKind::terminate(), Signal::Stop(Number::TERM)),
-            (SignalKind::interrupt(), Signal::Stop(Number::INT)),
-            (SignalKind::hangup(), Signal::Other(Number::HUP)),
-            (SignalKind::quit(), Signal::Other(Number::QUIT)),
-            (SignalKind::user_defined1(), Signal::Other(Number::USR1)),
-            (SignalKind::user_defined2(), Signal::Other(Number::USR2)),
-            (SignalKind::window_change(), Signal::Other(Number::WINCH)),
-        ];
-        let listening = all.into_iter().map(|(kind, signal)| Ok((unix::signal(kind)?, signal)));
-        Ok(Self { streams: listening.collect::<std::io::Result<_>>()?, echoes: Echoes::default() })
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    /// The next signal, unless it is the echo of one to end; cancel-safe.
-    async fn next(&mut self) -> Signal<Number> {
-        loop {
-            match self.received().await {
-                Signal::Stop(number) if self.echoes.is_echo(number) => {}
-                signal => return signal,
-            }
+    #[tokio::test]
+    async fn what_cannot_be_started_ends_as_a_shell_would() {
+        for (program, wanted) in [("/nonexistent/program", 127), ("/etc/passwd", 126)] {
+            let error = start(&[program.into()]).unwrap_err();
+            assert_eq!(error.exit_code(), wanted.into());
         }
-    }
-
-    async fn received(&mut self) -> Signal<Number> {
-        std::future::poll_fn(|cx| {
-            let got = self.streams.iter_mut().find_map(|(stream, signal)| {
-                matches!(stream.poll_recv(cx), std::task::Poll::Ready(Some(()))).then_some(*signal)
-            });
-            got.map_or(std::task::Poll::Pending, std::task::Poll::Ready)
-        })
-        .await
+        assert!(start(&[]).unwrap().is_none());
     }
 }

@@ -1,9 +1,7 @@
 //! `lbctl register`: any program as a server of a backend.
 
-mod child;
 mod driver;
 mod settings;
-mod supervision;
 
 use std::ffi::OsString;
 
