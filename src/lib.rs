@@ -16,6 +16,7 @@ pub mod files;
 pub mod fuzzing;
 pub mod haproxy;
 pub mod hsdo;
+pub mod http;
 pub mod model;
 pub mod output;
 pub mod overview;

@@ -1,12 +1,12 @@
 //! Where `config show` writes.
 
-use std::io::Write as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use anyhow::Context as _;
 
 use crate::error::{CommandError, CommandResult, Kind};
+use crate::files::{self, Mode};
 
 /// What a new file may be read by: everybody, since it has no secrets.
 const MODE: u32 = 0o644;
@@ -42,21 +42,8 @@ pub fn is_same(one: &Path, other: &Path) -> bool {
 
 /// Replaces a file, so that a reader sees the old or the new one whole; its rights stay.
 pub fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
-    let problem = || format!("cannot write {}", path.display());
     // A link stays one.
     let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let rights = match std::fs::metadata(&path) {
-        Ok(file) => file.permissions(),
-        Err(_) => std::fs::Permissions::from_mode(MODE),
-    };
-    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(problem)?;
-    file.write_all(text.as_bytes()).with_context(problem)?;
-    file.as_file().set_permissions(rights).with_context(problem)?;
-    file.as_file().sync_all().with_context(problem)?;
-    file.persist(&path).with_context(problem)?;
-    Ok(())
+    files::replace(&path, text.as_bytes(), Mode::KeepOr(MODE))
+        .with_context(|| format!("cannot write {}", path.display()))
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use super::reports;
-use super::sources::Folders;
 use crate::election::Elections;
+use crate::files::Folders;
 use crate::model::{BackendName, keys};
 use crate::store::{Prefix, Result, SharedStore, SharedWatch, Watch};
 

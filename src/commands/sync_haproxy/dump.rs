@@ -1,70 +1,41 @@
 use std::collections::BTreeSet;
-use std::ffi::OsString;
-use std::io::Write as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
+use crate::files::{self, Mode};
+
+/// HAProxy often reads the file as another user.
+const MODE: u32 = 0o644;
+
 /// Replaces the file that HAProxy loads its servers' state from (`server-state-file` with
 /// `load-server-state-from-file global`), so that a reader sees the old one or the new one whole.
-pub async fn write(path: &Path, state: String) -> anyhow::Result<()> {
+pub async fn write(path: &Path, mut state: String) -> anyhow::Result<()> {
     let path: PathBuf = path.to_owned();
-    let write = tokio::task::spawn_blocking(move || replace(&path, &state));
+    if !state.ends_with('\n') {
+        // HAProxy calls a file whose last line does not end corrupted.
+        state.push('\n');
+    }
+    let write = tokio::task::spawn_blocking(move || {
+        files::replace(&path, state.as_bytes(), Mode::Set(MODE))
+            .with_context(|| format!("cannot write the server state file {}", path.display()))
+    });
     write.await.context("writing the server state file was cut short")?
 }
 
 /// Removes what a process that was killed in the middle of [`write()`] has left beside the file.
 pub async fn remove_leftovers(path: &Path) {
     let path: PathBuf = path.to_owned();
-    let removed = tokio::task::spawn_blocking(move || {
-        for leftover in leftovers(&path) {
-            match std::fs::remove_file(&leftover) {
-                Ok(()) => {
-                    tracing::info!(file = %leftover.display(), "removed a half-written state file");
-                }
-                Err(error) => {
-                    tracing::warn!(file = %leftover.display(), %error, "a half-written state file stays");
-                }
-            }
-        }
-    });
-    if let Err(error) = removed.await {
-        tracing::warn!(%error, "half-written state files stay");
-    }
-}
-
-/// Regular files of this user's, named as [`replace`] names them and nobody else.
-fn leftovers(path: &Path) -> Vec<PathBuf> {
-    let (prefix, own) = (temporary_prefix(path), rustix::process::geteuid().as_raw());
-    let is_ours = |entry: &std::fs::DirEntry| {
-        let name = entry.file_name();
-        let rest = name.as_encoded_bytes().strip_prefix(prefix.as_encoded_bytes());
-        let named = rest.is_some_and(|rest| {
-            rest.len() == RANDOM_LEN && rest.iter().all(u8::is_ascii_alphanumeric)
-        });
-        // Of a link, the link itself.
-        named && entry.metadata().is_ok_and(|file| file.is_file() && file.uid() == own)
+    let removing = tokio::task::spawn_blocking(move || files::remove_leftovers(&path));
+    let (removed, failed) = match removing.await {
+        Ok(done) => done,
+        Err(error) => return tracing::warn!(%error, "half-written state files stay"),
     };
-    // One that cannot be read is told by the first write.
-    let Ok(entries) = std::fs::read_dir(folder_of(path)) else { return Vec::new() };
-    entries.flatten().filter(is_ours).map(|entry| entry.path()).collect()
-}
-
-/// How many random characters a temporary file's name ends with.
-const RANDOM_LEN: usize = 6;
-
-fn temporary_prefix(path: &Path) -> OsString {
-    let mut prefix = OsString::from(".");
-    prefix.push(path.file_name().unwrap_or_default());
-    prefix.push(".lbctl-");
-    prefix
-}
-
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
+    for file in removed {
+        tracing::info!(file = %file.display(), "removed a half-written state file");
+    }
+    for (file, error) in failed {
+        tracing::warn!(file = %file.display(), %error, "a half-written state file stays");
     }
 }
 
@@ -144,28 +115,10 @@ const SINCE_LAST_CHANGE: usize = 9;
 const NAME: usize = 17;
 const PORT: usize = 18;
 
-fn replace(path: &Path, state: &str) -> anyhow::Result<()> {
-    let problem = || format!("cannot write the server state file {}", path.display());
-    let mut file = tempfile::Builder::new()
-        .prefix(&temporary_prefix(path))
-        .rand_bytes(RANDOM_LEN)
-        .tempfile_in(folder_of(path))
-        .with_context(problem)?;
-    file.write_all(state.as_bytes()).with_context(problem)?;
-    if !state.ends_with('\n') {
-        // HAProxy calls a file whose last line does not end corrupted.
-        file.write_all(b"\n").with_context(problem)?;
-    }
-    // HAProxy often reads it as another user.
-    let readable = std::fs::Permissions::from_mode(0o644);
-    file.as_file().set_permissions(readable).with_context(problem)?;
-    file.as_file().sync_all().with_context(problem)?;
-    file.persist(path).with_context(problem)?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[tokio::test]
@@ -179,31 +132,6 @@ mod tests {
         }
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "a leftover stayed");
-    }
-
-    #[tokio::test]
-    async fn what_a_killed_process_has_left_is_removed_and_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("state");
-        let named = |name: &str| folder.path().join(name);
-        let kept =
-            ["state", "state.old", ".state.lbctl-toolong", ".other.lbctl-AbCd12", ".tmpAbCd12"];
-        for name in kept.iter().chain(&[".state.lbctl-AbCd12"]) {
-            std::fs::write(named(name), "1\n").unwrap();
-        }
-        std::fs::create_dir(named(".state.lbctl-folder")).unwrap();
-        std::os::unix::fs::symlink(named("state"), named(".state.lbctl-linked")).unwrap();
-        remove_leftovers(&path).await;
-        assert!(!named(".state.lbctl-AbCd12").exists());
-        let left = std::fs::read_dir(folder.path()).unwrap().count();
-        assert_eq!(left, kept.len() + 2);
-        // As `replace` names it.
-        let file = tempfile::Builder::new()
-            .prefix(&temporary_prefix(&path))
-            .rand_bytes(RANDOM_LEN)
-            .tempfile_in(folder.path())
-            .unwrap();
-        assert_eq!(leftovers(&path), [file.path()]);
     }
 
     #[test]

@@ -4,10 +4,9 @@ mod names;
 use std::collections::BTreeSet;
 use std::fs::Metadata;
 use std::io::{ErrorKind, Read as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -18,7 +17,7 @@ pub(super) use format::{Format, Listed};
 use names::Names;
 
 use super::{SourceContext, Teller};
-use crate::files;
+use crate::files::{self, Fingerprint};
 use crate::model::EndpointId;
 
 /// A list of endpoints is far smaller; a larger file is a mistake, such as a log.
@@ -46,7 +45,7 @@ pub(super) async fn run(path: PathBuf, context: SourceContext, teller: Teller) {
             followed = context.shared.folders.follow(&path, &stirred);
         }
         // Before the look, so that a change during it is not missed.
-        let seen = Fingerprint::of(&path);
+        let seen = fingerprint(&path);
         let look = match look(&path, &mut last).await {
             Ok(list) => {
                 // A name whose server is silent holds up no change of the file.
@@ -71,7 +70,7 @@ pub(super) async fn run(path: PathBuf, context: SourceContext, teller: Teller) {
 async fn becomes_another(path: &Path, seen: &Result<Fingerprint, String>, stirred: &Notify) {
     loop {
         stirred.notified().await;
-        if Fingerprint::of(path) != *seen {
+        if fingerprint(path) != *seen {
             return;
         }
     }
@@ -80,7 +79,7 @@ async fn becomes_another(path: &Path, seen: &Result<Fingerprint, String>, stirre
 /// What is known of the file.
 #[derive(Debug, Default)]
 struct Last {
-    read: Option<(Fingerprint, Result<Vec<Listed>, String>)>,
+    read: Option<(Fingerprint, Parsed)>,
     /// The last good list, and who was in it.
     believed: Option<(Fingerprint, BTreeSet<EndpointId>)>,
 }
@@ -99,7 +98,7 @@ async fn settled(path: &Path, last: &mut Last) -> Result<Vec<Listed>, String> {
     let started = Instant::now();
     let mut first_seen: Option<(Fingerprint, Instant)> = None;
     loop {
-        let now = Fingerprint::of(path)?;
+        let now = fingerprint(path)?;
         let since = match first_seen {
             Some((before, since)) if before == now => since,
             _ => Instant::now(),
@@ -133,73 +132,31 @@ fn may_be_half(now: &Fingerprint, list: &[Listed], last: &Last) -> bool {
 }
 
 /// What the file says; `None` if it is not the one of this fingerprint any more.
-async fn read_if_new(
-    path: &Path,
-    seen: Fingerprint,
-    last: &mut Last,
-) -> Option<Result<Vec<Listed>, String>> {
+async fn read_if_new(path: &Path, seen: Fingerprint, last: &mut Last) -> Option<Parsed> {
     if let Some((read, result)) = &last.read
         && *read == seen
     {
         return Some(result.clone());
     }
     let owned = path.to_owned();
-    let read = tokio::task::spawn_blocking(move || read(&owned)).await;
-    let (read, result) = match read {
-        Ok(Ok(read)) => read,
+    let parsed = match tokio::task::spawn_blocking(move || read(&owned, seen)).await {
+        Ok(Ok(parsed)) => parsed?,
         Ok(Err(error)) => return Some(Err(error)),
         Err(error) => return Some(Err(format!("cannot read {}: {error}", path.display()))),
     };
-    if read != seen {
-        return None;
-    }
-    last.read = Some((read, result.clone()));
-    Some(result)
+    last.read = Some((seen, parsed.clone()));
+    Some(parsed)
 }
 
-/// What changes whenever the file does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Fingerprint {
-    device: u64,
-    inode: u64,
-    /// Numbers of files that are gone are given again.
-    born: Option<SystemTime>,
-    len: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
+/// The file's fingerprint, where it may be a list at all.
+fn fingerprint(path: &Path) -> Result<Fingerprint, String> {
+    let metadata = std::fs::metadata(path).map_err(|error| cannot_read(path, &error))?;
+    fingerprint_of(path, &metadata)
 }
 
-impl Fingerprint {
-    fn of(path: &Path) -> Result<Self, String> {
-        Self::from(path, &std::fs::metadata(path).map_err(|error| cannot_read(path, &error))?)
-    }
-
-    fn from(path: &Path, metadata: &Metadata) -> Result<Self, String> {
-        check_kind(path, metadata)?;
-        Ok(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            // Not every file system knows.
-            born: metadata.created().ok(),
-            len: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        })
-    }
-
-    /// Whether the same file was written to, where another one may have been put in its place whole.
-    fn is_same_file(&self, other: &Self) -> bool {
-        let identity = |file: &Self| (file.device, file.inode, file.born);
-        identity(self) == identity(other)
-    }
-
-    /// Not changed within the last moments, nor in what this host's clock calls the future.
-    fn is_older_than(&self, time: Duration) -> bool {
-        let (seconds, nanos) = self.changed;
-        let changed = Duration::new(seconds.unsigned_abs(), u32::try_from(nanos).unwrap_or(0));
-        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-        now.checked_sub(changed).is_some_and(|age| age >= time)
-    }
+fn fingerprint_of(path: &Path, metadata: &Metadata) -> Result<Fingerprint, String> {
+    check_kind(path, metadata)?;
+    Ok(metadata.into())
 }
 
 fn cannot_read(path: &Path, error: &std::io::Error) -> String {
@@ -226,20 +183,23 @@ fn check_kind(path: &Path, metadata: &Metadata) -> Result<(), String> {
     Ok(())
 }
 
-/// What the file says, and which one it was: a link may lead to another one by now.
-fn read(path: &Path) -> Result<(Fingerprint, Result<Vec<Listed>, String>), String> {
+/// The list, or why it is none.
+type Parsed = Result<Vec<Listed>, String>;
+
+/// What the file says; `None` if it is not the one of this fingerprint, or does not stay it while it
+/// is read.
+fn read(path: &Path, seen: Fingerprint) -> Result<Option<Parsed>, String> {
     let failed = |error| cannot_read(path, &error);
     let mut file = files::open(path).map_err(failed)?;
-    let before = Fingerprint::from(path, &file.metadata().map_err(failed)?)?;
+    let before = fingerprint_of(path, &file.metadata().map_err(failed)?)?;
     let mut bytes = Vec::new();
     (&mut file).take(MAX_LEN + 1).read_to_end(&mut bytes).map_err(failed)?;
-    let after = Fingerprint::from(path, &file.metadata().map_err(failed)?)?;
-    // One that changed meanwhile is none that anybody has seen settled.
-    let read = if before == after { after } else { Fingerprint { len: u64::MAX, ..after } };
-    Ok((read, parse(path, &bytes)))
+    let after = fingerprint_of(path, &file.metadata().map_err(failed)?)?;
+    let is_meant = before == seen && after == seen;
+    Ok(is_meant.then(|| parse(path, &bytes)))
 }
 
-fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Listed>, String> {
+fn parse(path: &Path, bytes: &[u8]) -> Parsed {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let line = 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
         format!("{}:{line}: what stands there is not UTF-8: save the file as UTF-8", path.display())
@@ -286,7 +246,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (path, stirred) = (folder.path().join("web.yaml"), Notify::new());
         std::fs::write(&path, "- 10.0.0.1:80\n").unwrap();
-        let seen = Fingerprint::of(&path);
+        let seen = fingerprint(&path);
         std::fs::write(folder.path().join("lbctl.db-wal"), "a store").unwrap();
         stirred.notify_one();
         assert!(becomes_another(&path, &seen, &stirred).now_or_never().is_none());

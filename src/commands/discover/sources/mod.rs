@@ -4,7 +4,6 @@ mod asg;
 mod consul;
 mod dns;
 mod file;
-mod folders;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod metrics;
@@ -33,7 +32,6 @@ use crate::text;
 pub use asg::{AsgOptions, AsgSpec, InstanceAddress};
 pub use consul::{ConsulOptions, ConsulServices};
 pub use dns::DnsName;
-pub use folders::Folders;
 pub use metrics::describe;
 pub use options::{SourceFlags, SourceOptions};
 pub use resolve::Resolve;

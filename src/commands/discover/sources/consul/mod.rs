@@ -3,7 +3,6 @@
 
 mod answer;
 mod client;
-mod files;
 #[cfg(any(test, fuzzing))]
 pub(super) mod fuzzing;
 mod settings;

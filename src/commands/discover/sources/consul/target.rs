@@ -6,6 +6,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::settings::{ConsulAddress, ConsulOptions, Health, TokenOptions};
 use crate::config::Secret;
+use crate::http::TlsFiles;
 use crate::model::Label;
 
 /// Which Consul is asked, as whom, and for what: the options, and the variables behind them.
@@ -24,14 +25,6 @@ pub(super) struct Target {
 pub(super) enum Token {
     Text(Secret),
     File(PathBuf),
-}
-
-/// PEM files; without an authority the system's are trusted.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct TlsFiles {
-    pub ca: Option<PathBuf>,
-    /// A certificate and its key.
-    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// Which instances are taken.
@@ -55,7 +48,7 @@ impl Target {
         };
         Ok(Self {
             token: Token::resolve(&options.token, &variable)?,
-            tls: TlsFiles::resolve(options, &address, &variable)?,
+            tls: tls_files(options, &address, &variable)?,
             wanted: Wanted { health: options.health, tags: options.tags.clone() },
             query: query(options, &variable),
             address,
@@ -114,34 +107,31 @@ impl Token {
     }
 }
 
-impl TlsFiles {
-    fn resolve(
-        options: &ConsulOptions,
-        address: &ConsulAddress,
-        variable: &impl Fn(&str) -> Option<String>,
-    ) -> Result<Option<Self>, String> {
-        let ConsulOptions { ca, cert, key, .. } = options;
-        if !address.is_secure() {
-            // Variables that Consul's own programs need may be there all the same.
-            return match [ca, cert, key].iter().any(|file| file.is_some()) {
-                true => Err(format!(
-                    "consul-ca, consul-cert and consul-key are for https, and {address} is not: \
+fn tls_files(
+    options: &ConsulOptions,
+    address: &ConsulAddress,
+    variable: &impl Fn(&str) -> Option<String>,
+) -> Result<Option<TlsFiles>, String> {
+    let ConsulOptions { ca, cert, key, .. } = options;
+    if !address.is_secure() {
+        // Variables that Consul's own programs need may be there all the same.
+        return match [ca, cert, key].iter().any(|file| file.is_some()) {
+            true => Err(format!(
+                "consul-ca, consul-cert and consul-key are for https, and {address} is not: \
                      write https:// before it, or leave them out"
-                )),
-                false => Ok(None),
-            };
-        }
-        let file =
-            |own: &Option<PathBuf>, name| own.clone().or_else(|| variable(name).map(Into::into));
-        let (cert, key) = (file(cert, "CONSUL_CLIENT_CERT"), file(key, "CONSUL_CLIENT_KEY"));
-        let identity = match (cert, key) {
-            (Some(cert), Some(key)) => Some((cert, key)),
-            (None, None) => None,
-            (Some(_), None) => return Err("a consul-cert needs its consul-key".into()),
-            (None, Some(_)) => return Err("a consul-key needs its consul-cert".into()),
+            )),
+            false => Ok(None),
         };
-        Ok(Some(Self { ca: file(ca, "CONSUL_CACERT"), identity }))
     }
+    let file = |own: &Option<PathBuf>, name| own.clone().or_else(|| variable(name).map(Into::into));
+    let (cert, key) = (file(cert, "CONSUL_CLIENT_CERT"), file(key, "CONSUL_CLIENT_KEY"));
+    let identity = match (cert, key) {
+        (Some(cert), Some(key)) => Some((cert, key)),
+        (None, None) => None,
+        (Some(_), None) => return Err("a consul-cert needs its consul-key".into()),
+        (None, Some(_)) => return Err("a consul-key needs its consul-cert".into()),
+    };
+    Ok(Some(TlsFiles { ca: file(ca, "CONSUL_CACERT"), identity }))
 }
 
 fn query(options: &ConsulOptions, variable: &impl Fn(&str) -> Option<String>) -> Vec<String> {

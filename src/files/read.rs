@@ -1,6 +1,3 @@
-//! Reading small files: of a bounded length, and never waiting without end for the other side of a
-//! pipe that has taken a file's place.
-
 use std::fs::File;
 use std::io::{Error, ErrorKind, Read, Result};
 use std::os::unix::fs::OpenOptionsExt as _;
