@@ -17,6 +17,7 @@ pub mod fuzzing;
 pub mod haproxy;
 pub mod hsdo;
 pub mod http;
+pub mod metrics;
 pub mod model;
 pub mod output;
 pub mod overview;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use axum::http::header::HOST;
+use axum::http::header::{CONTENT_TYPE, HOST};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
@@ -18,10 +18,9 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::hosts::Hosts;
-use super::{
-    AdminAddress, Backoff, Context, Health, Options, OwnedTask, live_gauge, spawn_owned, telemetry,
-};
+use super::{AdminAddress, Backoff, Context, Health, Options, OwnedTask, spawn_owned};
 use crate::error::{CommandError, CommandResult, Kind};
+use crate::metrics;
 
 /// How many connections there may be: one more ends the oldest, so that those who say nothing are in
 /// nobody's way.
@@ -132,7 +131,7 @@ fn router(context: Context, hosts: Hosts) -> Router {
     Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(measured))
         .route("/status", get(status))
         .layer(middleware::from_fn_with_state(Arc::new(hosts), refuse_foreign))
         .with_state(context)
@@ -158,11 +157,8 @@ async fn readyz(State(context): State<Context>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, lines).into_response()
 }
 
-async fn metrics() -> Response {
-    match telemetry::metrics_handle() {
-        Ok(handle) => (handle.render() + &live_gauge::render()).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-    }
+async fn measured() -> Response {
+    ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::render()).into_response()
 }
 
 async fn status(State(context): State<Context>) -> Response {

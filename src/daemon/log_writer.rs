@@ -6,12 +6,16 @@ use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use metrics::{counter, describe_counter};
+use crate::metrics::Counters;
 
 /// How many bytes of lines wait for stderr; what comes on top is dropped and counted.
 const MAX_WAITING: usize = 1 << 20;
 
-const DROPPED: &str = "lbctl_log_lines_dropped_total";
+static DROPPED: Counters<0> = Counters::new(
+    "lbctl_log_lines_dropped",
+    "Log lines that nobody read in time, or that could not be written",
+    [],
+);
 
 /// Where log lines are written to, a line a call; clones share it. Never waits.
 #[derive(Debug, Clone)]
@@ -54,7 +58,7 @@ impl LogWriter {
         if queue.bytes + line.len() > MAX_WAITING {
             queue.dropped += 1;
             drop(queue);
-            counter!(DROPPED).increment(1);
+            DROPPED.get().inc();
             return;
         }
         queue.bytes += line.len();
@@ -84,7 +88,7 @@ impl Shared {
             let line = self.next();
             if out.write_all(&line).is_err() {
                 // Nobody is there to be told.
-                counter!(DROPPED).increment(1);
+                DROPPED.get().inc();
             }
             if let Some(dropped) = self.written(line.len()) {
                 tracing::warn!(dropped, "log lines were dropped: nobody read them in time");
@@ -113,10 +117,9 @@ impl Shared {
     }
 }
 
-/// Describes the metric, and shows it from the start.
-pub(super) fn describe() {
-    describe_counter!(DROPPED, "Log lines that nobody read in time, or that could not be written");
-    counter!(DROPPED).increment(0);
+/// Shows the metric from the start.
+pub(super) fn show() {
+    DROPPED.get();
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@
 mod admin;
 mod backoff;
 mod hosts;
-mod live_gauge;
 mod log_writer;
 mod notify;
 mod open_files;
@@ -17,7 +16,6 @@ mod tasks;
 pub mod telemetry;
 
 pub use backoff::{Backoff, Health};
-pub use live_gauge::LiveGauge;
 pub use open_files::raise_open_files;
 pub use readiness::{Gate, Readiness};
 pub use reload::Reload;

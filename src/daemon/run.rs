@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Options, Readiness, StatusBoard, Tasks, admin, log_writer, notify, raise_open_files,
-    spawn_owned, telemetry,
+    spawn_owned,
 };
 use crate::error::{CommandError, CommandResult, Kind};
 use crate::process::{Signals, reap_orphans};
@@ -35,8 +35,7 @@ where
     F: FnOnce(Context) -> Fut,
     Fut: Future<Output = CommandResult>,
 {
-    let _metrics = spawn_owned(telemetry::keep_metrics(telemetry::metrics_handle()?));
-    log_writer::describe();
+    log_writer::show();
     let open_files = raise_open_files();
     let signals = signals()?;
     let (tasks, failed) = Tasks::new(CancellationToken::new());

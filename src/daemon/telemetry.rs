@@ -1,10 +1,9 @@
-//! Logs on stderr and metrics for `/metrics`.
+//! Logs on stderr.
 
 use std::io::Write;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 use tracing_subscriber::reload::Handle;
@@ -99,31 +98,4 @@ fn setter<S: 'static>(handle: Handle<EnvFilter, S>) -> Box<dyn Fn(LogLevel) + Se
 fn colours() -> bool {
     let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     !refused && std::io::IsTerminal::is_terminal(&std::io::stderr())
-}
-
-/// Upper bounds of the buckets of every duration, in seconds: from a local read to a deadline.
-const DURATION_BUCKETS: &[f64] =
-    &[0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-
-/// How often the recorder folds what was measured, whether or not anybody scrapes it.
-const UPKEEP: Duration = Duration::from_secs(10);
-
-/// The process's metrics recorder, installed at the first call.
-pub fn metrics_handle() -> anyhow::Result<&'static PrometheusHandle> {
-    static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
-    HANDLE
-        .get_or_init(|| {
-            PrometheusBuilder::new().set_buckets(DURATION_BUCKETS).ok()?.install_recorder().ok()
-        })
-        .as_ref()
-        .ok_or_else(|| anyhow::anyhow!("another metrics recorder is installed already"))
-}
-
-/// Keeps the recorder's memory bounded where nobody scrapes it. Never ends.
-pub(super) async fn keep_metrics(handle: &'static PrometheusHandle) {
-    let mut ticks = tokio::time::interval(UPKEEP);
-    loop {
-        ticks.tick().await;
-        handle.run_upkeep();
-    }
 }

@@ -1,14 +1,25 @@
 //! What an election shows on `/metrics`.
 
-use std::sync::Once;
-
-use metrics::{Gauge, describe_gauge, gauge};
-
+use crate::metrics::{Gauge, Gauges, Scope};
 use crate::model::{ElectionName, Timestamp};
 use crate::store::Revision;
 
-/// The gauges of one candidate.
+static LEADER: Gauges<1> =
+    Gauges::new("lbctl_election_leader", "1 while this process leads the election", ["name"]);
+static TOKEN: Gauges<1> = Gauges::new(
+    "lbctl_election_token",
+    "Fencing token of the leadership this process knows of; 0 for none",
+    ["name"],
+);
+static LAST_SUCCESS: Gauges<1> = Gauges::new(
+    "lbctl_election_last_success_timestamp_seconds",
+    "When the store last answered this candidate",
+    ["name"],
+);
+
+/// The gauges of one candidate, which go with it.
 pub(super) struct Metrics {
+    _scope: Scope,
     leader: Gauge,
     token: Gauge,
     last_success: Gauge,
@@ -16,12 +27,12 @@ pub(super) struct Metrics {
 
 impl Metrics {
     pub fn new(name: &ElectionName) -> Self {
-        describe();
-        let name = name.to_string();
+        let (scope, name) = (Scope::default(), name.to_string());
         let metrics = Self {
-            leader: gauge!("lbctl_election_leader", "name" => name.clone()),
-            token: gauge!("lbctl_election_token", "name" => name.clone()),
-            last_success: gauge!("lbctl_election_last_success_timestamp_seconds", "name" => name),
+            leader: scope.series(&LEADER, [name.clone()]),
+            token: scope.series(&TOKEN, [name.clone()]),
+            last_success: scope.series(&LAST_SUCCESS, [name]),
+            _scope: scope,
         };
         metrics.leads(false, Revision::default());
         metrics
@@ -38,19 +49,4 @@ impl Metrics {
     pub fn succeeded(&self) {
         self.last_success.set(Timestamp::now().as_duration().as_secs_f64());
     }
-}
-
-fn describe() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        describe_gauge!("lbctl_election_leader", "1 while this process leads the election");
-        describe_gauge!(
-            "lbctl_election_token",
-            "Fencing token of the leadership this process knows of; 0 for none"
-        );
-        describe_gauge!(
-            "lbctl_election_last_success_timestamp_seconds",
-            "When the store last answered this candidate"
-        );
-    });
 }

@@ -1,4 +1,3 @@
-use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -8,6 +7,7 @@ use tracing::Instrument as _;
 use super::{
     Commit, Entry, Key, Lease, LeaseId, Listing, Prefix, Result, Store, Txn, Watch, WatchEvent,
 };
+use crate::metrics::{Counters, Histograms};
 
 /// Counts and times every operation of a store, and puts a span at debug level around it.
 ///
@@ -18,12 +18,13 @@ use super::{
 #[derive(Debug)]
 pub struct Instrumented<S> {
     inner: S,
+    /// What the metrics call it.
+    store: &'static str,
 }
 
 impl<S: Store> Instrumented<S> {
     pub fn new(inner: S) -> Self {
-        describe();
-        Self { inner }
+        Self { store: inner.name(), inner }
     }
 
     /// Runs one operation; `judge` names a success.
@@ -37,7 +38,7 @@ impl<S: Store> Instrumented<S> {
     where
         F: Future<Output = Result<T>> + Send,
     {
-        let store = self.inner.name();
+        let store = self.store;
         let span = tracing::debug_span!("store", store, operation, subject);
         let mut measure =
             Measure { store, operation, started: Instant::now(), result: "cancelled" };
@@ -77,7 +78,7 @@ impl<S: Store> Store for Instrumented<S> {
     }
 
     async fn watch(&self, prefix: &Prefix) -> Result<Watch> {
-        let store = self.inner.name();
+        let store = self.store;
         let watch =
             self.measure("watch", prefix.as_str(), |_| "ok", self.inner.watch(prefix)).await?;
         let prefix = prefix.clone();
@@ -108,10 +109,8 @@ struct Measure {
 impl Drop for Measure {
     fn drop(&mut self) {
         let Self { store, operation, started, result } = *self;
-        metrics::counter!("lbctl_store_operations_total", "store" => store, "operation" => operation, "result" => result)
-            .increment(1);
-        metrics::histogram!("lbctl_store_operation_seconds", "store" => store, "operation" => operation)
-            .record(started.elapsed());
+        OPERATIONS.with([store, operation, result]).inc();
+        DURATION.with([store, operation]).observe(started.elapsed().as_secs_f64());
     }
 }
 
@@ -124,66 +123,53 @@ fn count_event(store: &'static str, prefix: &Prefix, event: &WatchEvent) {
     if let WatchEvent::Interrupted(error) = event {
         tracing::debug!(store, %prefix, %error, "the watch is interrupted");
     }
-    metrics::counter!("lbctl_store_watch_events_total", "store" => store, "event" => name)
-        .increment(1);
+    WATCH_EVENTS.with([store, name]).inc();
 }
 
-fn describe() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        metrics::describe_counter!(
-            "lbctl_store_operations_total",
-            "Store operations by store, operation and result"
-        );
-        metrics::describe_histogram!(
-            "lbctl_store_operation_seconds",
-            metrics::Unit::Seconds,
-            "Time of a store operation"
-        );
-        metrics::describe_counter!(
-            "lbctl_store_watch_events_total",
-            "What watches of the store said: reset, changed, interrupted"
-        );
-    });
-}
+static OPERATIONS: Counters<3> = Counters::new(
+    "lbctl_store_operations",
+    "Store operations by store, operation and result",
+    ["store", "operation", "result"],
+);
+static DURATION: Histograms<2> = Histograms::new(
+    "lbctl_store_operation_seconds",
+    "Time of a store operation",
+    ["store", "operation"],
+);
+static WATCH_EVENTS: Counters<2> = Counters::new(
+    "lbctl_store_watch_events",
+    "What watches of the store said: reset, changed, interrupted",
+    ["store", "event"],
+);
 
 #[cfg(test)]
 mod tests {
-    use metrics_exporter_prometheus::PrometheusBuilder;
-
     use super::*;
+    use crate::metrics;
     use crate::store::{Faults, Faulty, Guard, MemoryStore};
 
-    /// What is counted while the work is done.
-    fn counted(work: impl Future<Output = ()>) -> String {
-        let recorder = PrometheusBuilder::new().build_recorder();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        metrics::with_local_recorder(&recorder, || runtime.block_on(work));
-        recorder.handle().render()
-    }
-
-    #[test]
-    fn every_result_is_counted_by_its_name() {
-        let text = counted(async {
-            let key: Key = "k".parse().unwrap();
-            let faulty = Faulty::new(MemoryStore::new(), 1);
-            let store = Instrumented::new(faulty.clone());
-            let create = || Txn::new().guard(Guard::Absent(key.clone())).put(key.clone(), "v");
-            assert!(store.commit(create()).await.is_ok() && store.commit(create()).await.is_ok());
-            assert!(store.keep_alive(LeaseId(7)).await.is_err());
-            faulty.set_faults(Faults { refuse: 1.0, ..Faults::default() });
-            assert!(store.get(&key).await.is_err() && store.get(&key).await.is_err());
-            faulty.set_faults(Faults {
-                delay: 1.0,
-                max_delay: Duration::from_secs(3600),
-                ..Faults::default()
-            });
-            let soon = Duration::from_millis(1);
-            assert!(tokio::time::timeout(soon, store.list(&Prefix::root())).await.is_err());
-            let mut watch = store.watch(&Prefix::root()).await.unwrap();
-            faulty.set_offline(true);
-            assert!(matches!(watch.next_event().await, WatchEvent::Interrupted(_)));
+    #[tokio::test]
+    async fn every_result_is_counted_by_its_name() {
+        let key: Key = "k".parse().unwrap();
+        let faulty = Faulty::new(MemoryStore::new(), 1);
+        // Other tests have stores of this kind too.
+        let store = Instrumented { store: "counted", ..Instrumented::new(faulty.clone()) };
+        let create = || Txn::new().guard(Guard::Absent(key.clone())).put(key.clone(), "v");
+        assert!(store.commit(create()).await.is_ok() && store.commit(create()).await.is_ok());
+        assert!(store.keep_alive(LeaseId(7)).await.is_err());
+        faulty.set_faults(Faults { refuse: 1.0, ..Faults::default() });
+        assert!(store.get(&key).await.is_err() && store.get(&key).await.is_err());
+        faulty.set_faults(Faults {
+            delay: 1.0,
+            max_delay: Duration::from_secs(3600),
+            ..Faults::default()
         });
+        let soon = Duration::from_millis(1);
+        assert!(tokio::time::timeout(soon, store.list(&Prefix::root())).await.is_err());
+        let mut watch = store.watch(&Prefix::root()).await.unwrap();
+        faulty.set_offline(true);
+        assert!(matches!(watch.next_event().await, WatchEvent::Interrupted(_)));
+        let text = metrics::render();
         for (operation, result, times) in [
             ("commit", "ok", 1),
             ("commit", "conflict", 1),
@@ -192,16 +178,16 @@ mod tests {
             ("list", "cancelled", 1),
         ] {
             let counter = format!(
-                "lbctl_store_operations_total{{store=\"memory\",operation=\"{operation}\",result=\"{result}\"}} {times}\n"
+                "lbctl_store_operations_total{{store=\"counted\",operation=\"{operation}\",result=\"{result}\"}} {times}\n"
             );
             assert!(text.contains(&counter), "{counter} is not in {text}");
         }
-        assert!(!text.contains("operation=\"get\",result=\"ok\""), "{text}");
+        assert!(!text.contains("store=\"counted\",operation=\"get\",result=\"ok\""), "{text}");
         assert!(text.contains(
-            "lbctl_store_operation_seconds_count{store=\"memory\",operation=\"get\"} 2\n"
+            "lbctl_store_operation_seconds_count{store=\"counted\",operation=\"get\"} 2\n"
         ));
         assert!(text.contains(
-            "lbctl_store_watch_events_total{store=\"memory\",event=\"interrupted\"} 1\n"
+            "lbctl_store_watch_events_total{store=\"counted\",event=\"interrupted\"} 1\n"
         ));
     }
 }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::backend::{Backend, Ended, Foreign, Pass};
 use super::output::{PlannedBackend, PlannedRow};
-use super::report::{Board, Reporter, describe};
+use super::report::{Board, Reporter};
 use super::settings::{BackendSettings, Settings};
 use super::shared::Shared;
 use crate::daemon::{Context, OwnedTask, Reload, spawn_owned};
@@ -31,7 +31,6 @@ pub async fn run(
     context: Context,
     mut settings_again: Reload<Settings>,
 ) -> CommandResult {
-    describe();
     let Some((store, opening)) = open_ready(&settings.store, &context).await else {
         return Ok(());
     };

@@ -1,7 +1,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use metrics::{counter, describe_counter, describe_gauge, gauge};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -14,6 +13,7 @@ use super::settings::BackendSettings;
 use super::sources::Look;
 use crate::daemon::{Context, Gate, Health, StatusBoard};
 use crate::election::Standing;
+use crate::metrics::{Counters, Gauges, Scope};
 use crate::model::{BackendName, SlotState, Timestamp};
 use crate::store::{Error, Result};
 
@@ -42,6 +42,7 @@ pub struct Reporter {
     /// Why the last write came to nothing, and since when writes do.
     unwritten: Option<Error>,
     refused: Lasting,
+    metrics: Scope,
 }
 
 /// How long a store may take to show a change, or to take one.
@@ -143,6 +144,7 @@ impl Reporter {
     pub fn silent(backend: BackendName) -> Self {
         Self {
             label: backend.to_string(),
+            metrics: Scope::default(),
             gates: None,
             board: None,
             standing: Value::Null,
@@ -227,8 +229,8 @@ impl Reporter {
                 self.log_plan(seen.plan);
             }
             if seen.plan.is_empty() && seen.look.is_some_and(|look| look.result.is_ok()) {
-                let label = self.label.clone();
-                gauge!("lbctl_discover_last_success_timestamp_seconds", "backend" => label)
+                self.metrics
+                    .series(&LAST_SUCCESS, [self.label.clone()])
                     .set(Timestamp::now().as_duration().as_secs_f64());
             }
         }
@@ -256,13 +258,14 @@ impl Reporter {
 
     fn seen_source(&mut self, seen: &Seen<'_>) {
         let Some(look) = seen.look else { return };
-        let labels =
-            [("backend", self.label.clone()), ("source", seen.settings.source.kind().into())];
+        let labels = || [self.label.clone(), seen.settings.source.kind().into()];
+        let failing = self.metrics.series(&SOURCE_FAILING, labels());
         match &look.result {
             Ok(answer) => {
                 self.source.succeeded();
-                gauge!("lbctl_discover_endpoints", &labels).set(answer.endpoints.len() as f64);
-                gauge!("lbctl_discover_source_failing", &labels).set(0.0);
+                let endpoints = self.metrics.series(&ENDPOINTS, labels());
+                endpoints.set(answer.endpoints.len() as f64);
+                failing.set(0.0);
                 self.gates.iter().for_each(|gates| gates.source.open());
                 let notes = first(&answer.notes);
                 for note in news(&notes, &self.said.notes) {
@@ -274,7 +277,7 @@ impl Reporter {
                 self.source.failed(error);
                 let why = format!("keeping the last good answer: {error}");
                 self.gates.iter().for_each(|gates| gates.source.close(why.as_str()));
-                gauge!("lbctl_discover_source_failing", &labels).set(1.0);
+                failing.set(1.0);
             }
         }
     }
@@ -282,15 +285,15 @@ impl Reporter {
     fn seen_table(&self, seen: &Seen<'_>) {
         for (state, name) in STATES {
             let count = seen.table.records().filter(|(_, record)| record.state == state).count();
-            gauge!("lbctl_discover_slots", "backend" => self.label.clone(), "state" => name)
-                .set(count as f64);
+            let slots = self.metrics.series(&SLOTS, [self.label.clone(), name.into()]);
+            slots.set(count as f64);
         }
-        let set = |name: &'static str, count: usize| {
-            gauge!(name, "backend" => self.label.clone()).set(count as f64);
+        let set = |family: &'static Gauges<1>, count: usize| {
+            self.metrics.series(family, [self.label.clone()]).set(count as f64);
         };
-        set("lbctl_discover_unplaced", seen.plan.unplaced.len());
+        set(&UNPLACED, seen.plan.unplaced.len());
         let refused = seen.plan.refused.as_ref().map_or(0, |refused| refused.servers.len());
-        set("lbctl_discover_refused_removals", refused);
+        set(&REFUSED_REMOVALS, refused);
     }
 
     fn log_plan(&mut self, plan: &Plan) {
@@ -310,8 +313,8 @@ impl Reporter {
             match &plan.refused {
                 None => tracing::info!(%backend, "no removal is refused any more"),
                 Some(refused) => {
-                    let label = self.label.clone();
-                    counter!("lbctl_discover_refusals_total", "backend" => label, "floor" => refused.why.as_str()).increment(1);
+                    let labels = [self.label.clone(), refused.why.as_str().into()];
+                    self.metrics.series(&REFUSALS, labels).inc();
                     tracing::error!(%backend, "refused: {refused}, {}", refused.why.until());
                 }
             }
@@ -333,9 +336,7 @@ impl Reporter {
             Ok(Applied::Conflict) => "conflict",
             Err(error) => error.kind().as_str(),
         };
-        let backend = self.label.clone();
-        counter!("lbctl_discover_writes_total", "backend" => backend, "result" => label)
-            .increment(1);
+        self.metrics.series(&WRITES, [self.label.clone(), label.into()]).inc();
         match result {
             Ok(Applied::Written(_)) => {
                 self.writes.succeeded();
@@ -355,9 +356,8 @@ impl Reporter {
 
     fn log_actions(&self, plan: &Plan) {
         for action in &plan.actions {
-            let (backend, kind) = (self.label.clone(), action.kind.as_str());
-            counter!("lbctl_discover_actions_total", "backend" => backend, "action" => kind)
-                .increment(1);
+            let kind = action.kind.as_str();
+            self.metrics.series(&ACTIONS, [self.label.clone(), kind.into()]).inc();
             let address = action.record.as_ref().map(|r| r.endpoint.address.to_string());
             let (slot, server) = (action.slot, &action.server);
             tracing::info!(backend = %self.backend, %slot, %server, address, "{kind}");
@@ -416,23 +416,39 @@ impl Drop for Reporter {
 const STATES: [(SlotState, &str); 3] =
     [(SlotState::Ready, "ready"), (SlotState::Drain, "drain"), (SlotState::Rest, "rest")];
 
-/// Describes the metrics, once a process.
-pub fn describe() {
-    super::sources::describe();
-    hsdo::describe();
-    describe_gauge!("lbctl_discover_endpoints", "Endpoints in the source's last good answer");
-    describe_gauge!("lbctl_discover_source_failing", "1 while the source gives errors");
-    describe_gauge!("lbctl_discover_slots", "Held slots by state");
-    describe_gauge!("lbctl_discover_unplaced", "Endpoints without a slot");
-    describe_gauge!("lbctl_discover_refused_removals", "Servers that a safety floor keeps");
-    describe_gauge!(
-        "lbctl_discover_last_success_timestamp_seconds",
-        "When the table last equalled the source's answer"
-    );
-    describe_counter!("lbctl_discover_refusals_total", "Plans that met a safety floor");
-    describe_counter!("lbctl_discover_writes_total", "Written plans by result");
-    describe_counter!("lbctl_discover_actions_total", "Written slot changes by action");
-}
+static ENDPOINTS: Gauges<2> = Gauges::new(
+    "lbctl_discover_endpoints",
+    "Endpoints in the source's last good answer",
+    ["backend", "source"],
+);
+static SOURCE_FAILING: Gauges<2> = Gauges::new(
+    "lbctl_discover_source_failing",
+    "1 while the source gives errors",
+    ["backend", "source"],
+);
+static SLOTS: Gauges<2> =
+    Gauges::new("lbctl_discover_slots", "Held slots by state", ["backend", "state"]);
+static UNPLACED: Gauges<1> =
+    Gauges::new("lbctl_discover_unplaced", "Endpoints without a slot", ["backend"]);
+static REFUSED_REMOVALS: Gauges<1> = Gauges::new(
+    "lbctl_discover_refused_removals",
+    "Servers that a safety floor keeps",
+    ["backend"],
+);
+static LAST_SUCCESS: Gauges<1> = Gauges::new(
+    "lbctl_discover_last_success_timestamp_seconds",
+    "When the table last equalled the source's answer",
+    ["backend"],
+);
+static REFUSALS: Counters<2> =
+    Counters::new("lbctl_discover_refusals", "Plans that met a safety floor", ["backend", "floor"]);
+static WRITES: Counters<2> =
+    Counters::new("lbctl_discover_writes", "Written plans by result", ["backend", "result"]);
+static ACTIONS: Counters<2> = Counters::new(
+    "lbctl_discover_actions",
+    "Written slot changes by action",
+    ["backend", "action"],
+);
 
 /// The first notes, and that there are others.
 pub(super) fn first(notes: &[String]) -> Vec<String> {

@@ -112,7 +112,7 @@ impl Connection {
     }
 
     async fn no_header(&self, problem: &str) -> Result<ControlFlow<()>> {
-        self.shared.metrics.refused_header.increment(1);
+        self.shared.metrics.refused_header.inc();
         let text = format!("a PROXY protocol header is needed: {problem}\n");
         write(&self.line.stream, text.as_bytes()).await?;
         linger_briefly(&self.line.stream).await;

@@ -5,7 +5,6 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use metrics::{Counter, counter, describe_counter, describe_gauge, gauge};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
@@ -20,6 +19,7 @@ use super::connection::{self, PROBE_TIME};
 use super::protocol::Command;
 use super::settings::Limits;
 use crate::daemon::{Backoff, Health};
+use crate::metrics::{Counter, Counters, Gauges};
 use crate::model::EndpointId;
 
 /// Connections that the kernel may hold ready; it cuts this down to `net.core.somaxconn`.
@@ -96,6 +96,20 @@ fn is_readable(listener: &TcpListener) -> bool {
     poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
+static CLIENTS: Gauges<0> =
+    Gauges::new("lbctl_serve_clients", "Clients connected to this server", []);
+static CLUSTER_CLIENTS: Gauges<0> = Gauges::new(
+    "lbctl_serve_cluster_clients",
+    "Clients connected to all servers, as last known",
+    [],
+);
+static COMMANDS: Counters<1> =
+    Counters::new("lbctl_serve_commands", "Commands answered, by command", ["command"]);
+static CONNECTIONS: Counters<0> =
+    Counters::new("lbctl_serve_connections", "Connections accepted, health probes among them", []);
+static REFUSED: Counters<1> =
+    Counters::new("lbctl_serve_refused", "Connections refused, by reason", ["reason"]);
+
 /// Handles of the counters, looked up once.
 #[derive(Debug)]
 pub struct Metrics {
@@ -107,39 +121,26 @@ pub struct Metrics {
 
 impl Metrics {
     pub fn new() -> Self {
-        describe_gauge!("lbctl_serve_clients", "Clients connected to this server");
-        describe_gauge!(
-            "lbctl_serve_cluster_clients",
-            "Clients connected to all servers, as last known"
-        );
-        describe_counter!("lbctl_serve_commands_total", "Commands answered, by command");
-        describe_counter!(
-            "lbctl_serve_connections_total",
-            "Connections accepted, health probes among them"
-        );
-        describe_counter!("lbctl_serve_refused_total", "Connections refused, by reason");
-        let refused = |reason| counter!("lbctl_serve_refused_total", "reason" => reason);
         Self {
-            commands: Command::ALL
-                .map(|c| counter!("lbctl_serve_commands_total", "command" => c.as_str())),
-            accepted: counter!("lbctl_serve_connections_total"),
-            refused_full: refused("max_clients"),
-            refused_header: refused("proxy_header"),
+            commands: Command::ALL.map(|command| COMMANDS.with([command.as_str()])),
+            accepted: CONNECTIONS.get(),
+            refused_full: REFUSED.with(["max_clients"]),
+            refused_header: REFUSED.with(["proxy_header"]),
         }
     }
 
     pub fn count(&self, command: Command) {
         if let Some(at) = Command::ALL.iter().position(|c| *c == command) {
-            self.commands[at].increment(1);
+            self.commands[at].inc();
         }
     }
 }
 
 /// How many clients there are: here, and everywhere if that is known.
 pub fn set_gauges(own: usize, all: Option<u64>) {
-    gauge!("lbctl_serve_clients").set(own as f64);
+    CLIENTS.get().set(own as f64);
     if let Some(all) = all {
-        gauge!("lbctl_serve_cluster_clients").set(all as f64);
+        CLUSTER_CLIENTS.get().set(all as f64);
     }
 }
 
@@ -241,7 +242,7 @@ impl Server {
     }
 
     fn admit(&self, stream: TcpStream, peer: SocketAddr) {
-        self.shared.metrics.accepted.increment(1);
+        self.shared.metrics.accepted.inc();
         let max_clients = self.shared.limits.borrow().max_clients;
         let Some(seat) = self.shared.clients.admit(max_clients) else {
             return self.refuse(stream, max_clients);
@@ -259,7 +260,7 @@ impl Server {
     }
 
     fn refuse(&self, stream: TcpStream, max: usize) {
-        self.shared.metrics.refused_full.increment(1);
+        self.shared.metrics.refused_full.inc();
         tracing::debug!(max, "a client was refused: the server is full");
         if let Ok(permit) = self.refusals.clone().try_acquire_owned() {
             let sentence = format!("too many clients: at most {max}, try again later\n");

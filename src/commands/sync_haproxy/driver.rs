@@ -32,7 +32,6 @@ pub async fn run(
     mut settings: Settings,
     mut reload: Reload<Settings>,
 ) -> CommandResult {
-    metrics::describe();
     let Some((store, opening)) = open_ready(&settings.store, &context).await else {
         return Ok(());
     };
@@ -62,6 +61,7 @@ struct Driver<'a> {
     engine: Engine,
     feeds: Feeds,
     reporter: Reporter,
+    metrics: metrics::Shown,
     gates: Gates,
     connection: Health,
     convergence: Health,
@@ -109,6 +109,7 @@ impl<'a> Driver<'a> {
             engine: Engine::new(client, settings.targets.clone()),
             feeds: settings.feeds(store),
             reporter: Reporter::new(settings.name.clone()),
+            metrics: metrics::Shown::default(),
             gates: Gates {
                 store: context.readiness.gate("store", "the tables are not read yet"),
                 haproxy: context.readiness.gate("haproxy", "HAProxy is not compared yet"),
@@ -191,7 +192,7 @@ impl<'a> Driver<'a> {
         self.see(&views);
         match self.engine.pass(&views, at).await {
             Ok(pass) => {
-                metrics::passed(&pass, &self.engine.targets, started.elapsed(), at);
+                self.metrics.passed(&pass, &self.engine.targets, started.elapsed(), at);
                 self.passed(&pass, &views, started);
                 self.dump(&pass, &views).await;
             }
@@ -201,7 +202,7 @@ impl<'a> Driver<'a> {
     }
 
     fn see(&self, views: &Views) {
-        metrics::tables(views);
+        self.metrics.tables(views);
         let reason = views.values().find_map(|view| match &view.stale {
             Some(away) => Some(format!("serving the last known state: {away}")),
             None if view.loaded => view.problem.clone(),
@@ -263,7 +264,7 @@ impl<'a> Driver<'a> {
             return;
         };
         for (table, backend) in &report.backends {
-            metrics::applied(table, backend);
+            self.metrics.applied(table, backend);
         }
         match serde_json::to_vec(&report) {
             Ok(value) => self.presence.set(keys::haproxy(&report.name), value),

@@ -59,7 +59,7 @@ pub(super) async fn follow(feed: HsdoFeed, teller: Teller) {
     let table = HsdoTable::open(&place).await;
     let mut health = Health::new(format!("reading HSDO's table {}", place.table));
     let mut backoff = Backoff::new(poll, poll.max(Duration::from_secs(5)));
-    let weights = ServerWeights::new();
+    let mut weights = ServerWeights::default();
     let mut seen = Seen::default();
     loop {
         let wait = match table.scan(false).await {

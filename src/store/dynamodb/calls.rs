@@ -2,7 +2,6 @@
 
 use std::error::Error as StdError;
 use std::fmt;
-use std::sync::Once;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
@@ -21,6 +20,7 @@ use super::NAME;
 use super::items::{Item, text};
 use super::trouble::{Trouble, Verdict};
 use crate::daemon::Backoff;
+use crate::metrics::Gauges;
 use crate::store::{DynamoUrl, Error, ErrorKind, Result};
 
 /// How long an operation may take, all its calls and tries together.
@@ -373,15 +373,12 @@ impl CancelReasons for TransactWriteItemsError {
     }
 }
 
-/// Units come in halves, which a counter cannot hold: a gauge that only grows.
+static CONSUMED: Gauges<2> = Gauges::new(
+    "lbctl_store_consumed_capacity_units",
+    "Capacity units that DynamoDB counted so far, by operation of the store; only grows",
+    ["store", "operation"],
+);
+
 fn count(operation: &'static str, units: f64) {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        metrics::describe_gauge!(
-            "lbctl_store_consumed_capacity_units",
-            "Capacity units that DynamoDB counted so far, by operation of the store; only grows"
-        );
-    });
-    metrics::gauge!("lbctl_store_consumed_capacity_units", "store" => NAME, "operation" => operation)
-        .increment(units);
+    CONSUMED.with([NAME, operation]).inc_by(units);
 }

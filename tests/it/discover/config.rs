@@ -6,12 +6,13 @@ use std::process::Command;
 use lbctl::model::{BackendName, SlotNumber, SlotRecord, keys};
 
 use super::World;
-use crate::support::{Process, eventually_async};
+use crate::support::{Process, eventually, eventually_async, free_port, http_get};
 
 /// A discover that follows a configuration file.
 struct Configured {
     world: World,
     discover: Process,
+    admin: u16,
 }
 
 impl Configured {
@@ -36,10 +37,12 @@ impl Configured {
         let config = world.dir.path().join("lbctl.toml");
         write(&world, text);
         let mut command = command(&crate::support::lbctl(), &config);
-        command.args(["discover", "--store", &world.url, "--admin", "off"]);
+        let admin = free_port();
+        let address = format!("127.0.0.1:{admin}");
+        command.args(["discover", "--store", &world.url, "--admin", &address]);
         command.env_remove("LBCTL_LOG");
         let discover = Process::start("discover", world.dir.path(), &mut command);
-        Self { world, discover }
+        Self { world, discover, admin }
     }
 
     fn reload(&self, text: &str) {
@@ -129,6 +132,16 @@ async fn sighup_starts_stops_and_changes_backends_and_leaves_the_others_alone() 
     })
     .await;
     assert_eq!(resigned("three"), 0, "{}", world.discover.tail());
+    // What is told of them would page for ever.
+    let shows = |metrics: &str, name: &str| {
+        metrics.contains(&format!("backend=\"{name}\""))
+            || metrics.contains(&format!("name=\"discover-{name}\""))
+    };
+    eventually("no series of theirs to be left", || {
+        let metrics = http_get(world.admin, "/metrics")?;
+        assert!(shows(&metrics, "three"), "{metrics}");
+        (!shows(&metrics, "one") && !shows(&metrics, "two")).then_some(())
+    });
     // Their tables stay: others may fill them, or HAProxies serve them on.
     world.becomes("one", &["1 ready one"]).await;
 }

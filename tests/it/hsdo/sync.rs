@@ -43,7 +43,7 @@ fn haproxy_follows_what_a_server_of_hsdos_writes() {
     sync.becomes_ready();
     let (id, ..) = site.held().into_iter().find(|(_, name, _)| name == "i-1").unwrap();
     let line =
-        format!("hsdo_server_weight{{id=\"{id}\",name=\"i-1\",ip=\"10.0.0.1\",asg=\"blue\"}} 10");
+        format!("hsdo_server_weight{{id=\"{id}\",name=\"i-1\",ip=\"10.0.0.1\",asg=\"blue\"}} 10.0");
     eventually("HSDO's metric", || sync.weights().contains(&line).then_some(()));
     site.run(&[2, 3]);
     eventually("another server", || {

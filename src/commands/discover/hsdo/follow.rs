@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
-use metrics::counter;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -13,6 +12,7 @@ use super::project::{Ledger, Projection, Wanted};
 use crate::daemon::Backoff;
 use crate::election::Leadership;
 use crate::hsdo::{HsdoTable, LastUpdate, Row, Rows, TableError, TablePlace, Written};
+use crate::metrics::{Counters, Scope};
 use crate::model::{BackendName, Timestamp};
 
 /// Between two looks at the table: HSDO's server writes as often.
@@ -24,6 +24,12 @@ const LEAST_STEP: Duration = Duration::from_millis(100);
 /// How many rows are written at once.
 const WRITERS: usize = 8;
 
+static WRITES: Counters<2> = Counters::new(
+    "lbctl_discover_hsdo_writes",
+    "Rows of HSDO's table by what writing them came to",
+    ["backend", "result"],
+);
+
 /// One leadership's way with HSDO's table; without a leadership it only looks.
 pub(super) struct Follower {
     pub backend: BackendName,
@@ -31,6 +37,7 @@ pub(super) struct Follower {
     pub leadership: Option<Leadership>,
     pub wanted: watch::Receiver<Option<Wanted>>,
     pub views: watch::Sender<Arc<View>>,
+    pub metrics: Arc<Scope>,
 }
 
 impl Follower {
@@ -131,8 +138,7 @@ impl Follower {
             Err(_) => "failed",
         };
         tracing::debug!(%backend, %slot, weight = %row.weight, result, "row of HSDO's table");
-        counter!("lbctl_discover_hsdo_writes_total", "backend" => backend, "result" => result)
-            .increment(1);
+        self.metrics.series(&WRITES, [backend, result.into()]).inc();
     }
 }
 

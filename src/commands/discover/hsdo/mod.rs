@@ -24,11 +24,12 @@ use super::settings::BackendSettings;
 use crate::daemon::{OwnedTask, spawn_owned};
 use crate::election::{FencingToken, Leadership};
 use crate::hsdo::{Row, Rows, TablePlace};
+use crate::metrics::Scope;
 use crate::model::{BackendName, BackendReport, EndpointId, HaproxyName, SlotNumber, Timestamp};
 use crate::store::Revision;
 
 pub use adopt::Adoption;
-pub use report::{Seen, Teller, describe};
+pub use report::{Seen, Teller};
 
 /// HSDO's table, followed while this process leads.
 #[derive(Debug)]
@@ -37,6 +38,7 @@ pub struct Hsdo {
     place: TablePlace,
     following: Option<Following>,
     known: Arc<BTreeSet<EndpointId>>,
+    metrics: Arc<Scope>,
 }
 
 #[derive(Debug)]
@@ -62,7 +64,7 @@ pub struct View {
 
 impl Hsdo {
     pub fn new(backend: BackendName, place: TablePlace) -> Self {
-        Self { backend, place, following: None, known: Arc::default() }
+        Self { backend, place, following: None, known: Arc::default(), metrics: Arc::default() }
     }
 
     /// Follows the table for a leadership, and without one no more.
@@ -83,8 +85,14 @@ impl Hsdo {
         let (wanted, wants) = watch::channel(None);
         let (sees, views) = watch::channel(Arc::default());
         let token = leadership.as_ref().map(|leadership| leadership.token);
-        let (backend, place) = (self.backend.clone(), self.place.clone());
-        let follower = Follower { backend, place, leadership, wanted: wants, views: sees };
+        let follower = Follower {
+            backend: self.backend.clone(),
+            place: self.place.clone(),
+            leadership,
+            wanted: wants,
+            views: sees,
+            metrics: self.metrics.clone(),
+        };
         Following { token, wanted, views, _task: spawn_owned(follower.run()) }
     }
 

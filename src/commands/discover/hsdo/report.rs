@@ -1,4 +1,3 @@
-use metrics::{describe_counter, describe_gauge, gauge};
 use serde_json::{Value, json};
 
 use super::View;
@@ -6,6 +5,7 @@ use super::adopt::Adoption;
 use crate::commands::discover::report::{first, news};
 use crate::daemon::{Gate, Health};
 use crate::hsdo::{Row, Rows, ServerWeights};
+use crate::metrics::{Gauges, Scope};
 use crate::model::BackendName;
 
 /// HSDO's table as a pass saw it.
@@ -24,13 +24,15 @@ pub struct Teller {
     gate: Option<Gate>,
     health: Health,
     weights: ServerWeights,
+    metrics: Scope,
     said: Vec<String>,
 }
 
 impl Teller {
     pub fn new(backend: BackendName, gate: Option<Gate>) -> Self {
         let health = Health::new(format!("HSDO's table of backend {backend}"));
-        Self { backend, gate, health, weights: ServerWeights::new(), said: Vec::new() }
+        let (weights, metrics) = (ServerWeights::default(), Scope::default());
+        Self { backend, gate, health, weights, metrics, said: Vec::new() }
     }
 
     /// Takes in what a pass saw.
@@ -53,11 +55,11 @@ impl Teller {
             None => self.weights.clear(),
         }
         let notes = rows.map(|rows| notes(rows, seen)).unwrap_or_default();
-        let set = |name: &'static str, value: f64| {
-            gauge!(name, "backend" => self.backend.to_string()).set(value);
+        let set = |family: &'static Gauges<1>, value: f64| {
+            self.metrics.series(family, [self.backend.to_string()]).set(value);
         };
-        set("lbctl_discover_hsdo_failing", if error.is_some() { 1.0 } else { 0.0 });
-        set("lbctl_discover_hsdo_odd_rows", notes.len() as f64);
+        set(&FAILING, if error.is_some() { 1.0 } else { 0.0 });
+        set(&ODD_ROWS, notes.len() as f64);
         let notes = first(&notes);
         for note in news(&notes, &self.said) {
             tracing::warn!(backend = %self.backend, "{note}");
@@ -76,21 +78,16 @@ impl Teller {
     }
 }
 
-/// Describes the metrics, once a process.
-pub fn describe() {
-    describe_gauge!(
-        "lbctl_discover_hsdo_failing",
-        "1 while the leader cannot read or write HSDO's table"
-    );
-    describe_gauge!(
-        "lbctl_discover_hsdo_odd_rows",
-        "Rows of HSDO's table that are left alone, since they are damaged, without a slot or held by a server that the source does not see"
-    );
-    describe_counter!(
-        "lbctl_discover_hsdo_writes_total",
-        "Rows of HSDO's table by what writing them came to"
-    );
-}
+static FAILING: Gauges<1> = Gauges::new(
+    "lbctl_discover_hsdo_failing",
+    "1 while the leader cannot read or write HSDO's table",
+    ["backend"],
+);
+static ODD_ROWS: Gauges<1> = Gauges::new(
+    "lbctl_discover_hsdo_odd_rows",
+    "Rows of HSDO's table that are left alone, since they are damaged, without a slot or held by a server that the source does not see",
+    ["backend"],
+);
 
 /// What a person should know of the rows.
 fn notes(rows: &Rows, seen: &Seen<'_>) -> Vec<String> {

@@ -1,13 +1,13 @@
-use metrics::{counter, describe_counter};
-
 use crate::aws::FailureKind;
+use crate::metrics::Counters;
 
-pub fn describe() {
-    describe_counter!("lbctl_aws_calls_total", "Calls of AWS by sources, by call and result");
-}
+static AWS_CALLS: Counters<2> = Counters::new(
+    "lbctl_aws_calls",
+    "Calls of AWS by sources, by call and result",
+    ["call", "result"],
+);
 
 /// Counts a call of AWS.
 pub(super) fn aws_call(call: &'static str, result: Result<(), FailureKind>) {
-    let result = result.err().map_or("ok", FailureKind::as_str);
-    counter!("lbctl_aws_calls_total", "call" => call, "result" => result).increment(1);
+    AWS_CALLS.with([call, result.err().map_or("ok", FailureKind::as_str)]).inc();
 }

@@ -32,7 +32,6 @@ use crate::text;
 pub use asg::{AsgOptions, AsgSpec, InstanceAddress};
 pub use consul::{ConsulOptions, ConsulServices};
 pub use dns::DnsName;
-pub use metrics::describe;
 pub use options::{SourceFlags, SourceOptions};
 pub use resolve::Resolve;
 
