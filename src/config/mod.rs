@@ -28,7 +28,8 @@ pub use logging::{LogFormat, LogLevel, LogSettings};
 pub use reader::{ConfigError, Reader};
 pub use setting::{Kind, Secret, Setting, parse_choice, show_choice};
 pub(crate) use setting::{choice_setting, describe, from_str_setting};
-pub use source::{Effective, Flags, Origin, Place};
+pub(crate) use source::named;
+pub use source::{Effective, FlagText, Flags, Origin, Place};
 pub use unknown::nearest;
 pub use write::as_toml;
 
@@ -41,5 +42,4 @@ pub struct SettingsOf {
 }
 
 /// The top-level tables a file may have.
-pub const SECTIONS: &[&str] =
-    &["store", "log", "admin", "serve", "register", "discover", "sync-haproxy", "status", "demo"];
+pub const SECTIONS: &[&str] = &["store", "log", "serve", "register", "discover", "sync-haproxy"];

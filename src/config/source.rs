@@ -1,5 +1,6 @@
 //! Where settings come from.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
@@ -15,7 +16,7 @@ use super::setting::MASK;
 pub struct Flags {
     given: BTreeMap<String, String>,
     /// Of the flags that were not given too.
-    names: BTreeMap<String, &'static str>,
+    names: BTreeMap<String, Cow<'static, str>>,
 }
 
 impl Flags {
@@ -25,26 +26,74 @@ impl Flags {
 
     /// Takes a flag in if it was given.
     #[must_use]
-    pub fn set(mut self, path: &str, flag: &'static str, value: Option<impl ToString>) -> Self {
-        self.names.insert(path.to_owned(), flag);
-        if let Some(value) = value {
-            self.given.insert(path.to_owned(), value.to_string());
-        }
+    pub fn set(self, path: &str, flag: &'static str, value: Option<impl ToString>) -> Self {
+        self.take(path.to_owned(), flag.into(), value.map(|value| value.to_string()))
+    }
+
+    /// Takes in flags that are called as their settings under a path are, from [`named!`]: of the
+    /// field `max_clients` under `serve`, `--max-clients` and `serve.max-clients`.
+    #[must_use]
+    pub fn all<const N: usize>(
+        self,
+        base: &str,
+        fields: [(&'static str, Option<String>); N],
+    ) -> Self {
+        fields.into_iter().fold(self, |flags, (field, value)| {
+            let name = field.replace('_', "-");
+            flags.take(format!("{base}.{name}"), format!("--{name}").into(), value)
+        })
+    }
+
+    fn take(mut self, path: String, flag: Cow<'static, str>, value: Option<String>) -> Self {
+        self.given.extend(value.map(|value| (path.clone(), value)));
+        self.names.insert(path, flag);
         self
     }
 
     /// The flag that sets a setting, where the command has one.
-    pub(super) fn name(&self, path: &str) -> Option<&'static str> {
-        self.names.get(path).copied()
+    pub(super) fn name(&self, path: &str) -> Option<&str> {
+        self.names.get(path).map(|name| &**name)
     }
 
     /// The text and the flag's name of a setting.
-    pub(super) fn get(&self, path: &str) -> Option<(&str, &'static str)> {
-        self.given.get(path).map(String::as_str).zip(self.name(path))
+    pub(super) fn get(&self, path: &str) -> Option<(&str, Cow<'static, str>)> {
+        self.given.get(path).map(String::as_str).zip(self.names.get(path).cloned())
     }
 
     pub(super) fn paths(&self) -> impl Iterator<Item = &str> {
         self.given.keys().map(String::as_str)
+    }
+}
+
+/// Fields of a command's flags with their names, for [`Flags::all`].
+macro_rules! named {
+    ($($field:ident),* $(,)?) => {
+        [$((stringify!($field), $crate::config::FlagText::text(&$field))),*]
+    };
+}
+
+pub(crate) use named;
+
+/// A flag as the text of its setting; `None` where it was not given.
+pub trait FlagText {
+    fn text(&self) -> Option<String>;
+}
+
+impl FlagText for bool {
+    fn text(&self) -> Option<String> {
+        self.then(|| self.to_string())
+    }
+}
+
+impl<T: Setting> FlagText for Option<T> {
+    fn text(&self) -> Option<String> {
+        self.as_ref().map(T::show)
+    }
+}
+
+impl<T: FlagText> FlagText for &T {
+    fn text(&self) -> Option<String> {
+        (*self).text()
     }
 }
 
@@ -64,7 +113,7 @@ pub enum Origin {
         line: usize,
     },
     Environment(String),
-    Flag(&'static str),
+    Flag(Cow<'static, str>),
     /// A setting of another program, translated.
     Foreign {
         name: &'static str,

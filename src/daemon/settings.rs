@@ -1,16 +1,17 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::config::{Flags, Kind, Origin, Reader, Setting};
+use crate::config::{Flags, Kind, Origin, Reader, Setting, named};
 
 /// The flags every daemon takes.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DaemonArgs {
-    /// Where /livez, /readyz, /metrics and /status are served; "off" for nowhere
+    /// Where /livez, /readyz, /metrics and /status are served; "off" for nowhere [default: 127.0.0.1,
+    /// port 9570 of serve, 9572 of discover, 9573 of sync-haproxy, if it is free]
     #[arg(long, value_name = "IP:PORT", help_heading = "Daemon options")]
     pub admin: Option<String>,
 
-    /// How long a clean stop may take before it is cut short
+    /// How long a clean stop may take before it is cut short [default: 30s]
     #[arg(long, value_name = "DURATION", help_heading = "Daemon options")]
     pub shutdown_grace: Option<String>,
 }
@@ -19,11 +20,7 @@ impl DaemonArgs {
     /// Takes the flags in, as settings of the given section.
     pub fn flags(self, section: &str, flags: Flags) -> Flags {
         let Self { admin, shutdown_grace } = self;
-        flags.set(&format!("{section}.admin"), "--admin", admin).set(
-            &format!("{section}.shutdown-grace"),
-            "--shutdown-grace",
-            shutdown_grace,
-        )
+        flags.all(section, named![admin, shutdown_grace])
     }
 }
 

@@ -2,7 +2,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::aws::RegionName;
-use crate::config::{Flags, Kind, Reader, Setting as _, choice_setting, from_str_setting};
+use crate::config::{Flags, Kind, Reader, choice_setting, from_str_setting, named};
 
 /// How a backend's table lies in a database.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -42,12 +42,7 @@ impl LayoutFlags {
     /// As settings under a path.
     pub fn set(&self, base: &str, flags: Flags) -> Flags {
         let Self { table_layout, hsdo_table } = self;
-        let layout = table_layout.map(|layout| layout.show());
-        flags.set(&format!("{base}.table-layout"), "--table-layout", layout).set(
-            &format!("{base}.hsdo-table"),
-            "--hsdo-table",
-            hsdo_table.as_ref(),
-        )
+        flags.all(base, named![table_layout, hsdo_table])
     }
 }
 

@@ -87,6 +87,35 @@ fn every_command_has_examples_a_summary_and_a_man_page() {
     assert_eq!(seen, std::fs::read_dir(&pages).unwrap().count());
 }
 
+/// Defaults that differ from host to host, and process to process.
+const OF_THE_HOST: [&str; 2] = ["discover.id", "sync-haproxy.name"];
+
+#[test]
+fn the_help_says_every_default_as_it_holds() {
+    let output = run(&["config", "show", "--output", "json"]);
+    let shown: Vec<serde_json::Value> = serde_json::from_str(&stdout(&output)).unwrap();
+    let cli = lbctl::cli::Cli::command();
+    let mut compared = 0;
+    for setting in &shown {
+        let path = setting["setting"].as_str().unwrap();
+        let Some((section, name)) = path.split_once('.') else { continue };
+        let Some(value) = setting["value"].as_str().filter(|value| *value != "false") else {
+            continue;
+        };
+        let command = cli.find_subcommand(section);
+        let flag = command.and_then(|c| c.get_arguments().find(|a| a.get_long() == Some(name)));
+        let Some(flag) = flag.filter(|_| !OF_THE_HOST.contains(&path)) else { continue };
+        let help = flag.get_long_help().or(flag.get_help()).unwrap().to_string();
+        let (_, default) =
+            help.split_once("[default: ").unwrap_or_else(|| panic!("{path}: {help}"));
+        // One text is for the admin ports of all daemons.
+        let value = value.rsplit("127.0.0.1:").next().unwrap();
+        assert!(default.contains(value), "{path} is {value}, and its help says {default}");
+        compared += 1;
+    }
+    assert!(compared > 30, "only {compared} were compared");
+}
+
 #[test]
 fn completions_are_written_for_every_shell() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {

@@ -16,7 +16,7 @@ pub mod sources;
 
 pub use settings::{BackendSettings, Confirm, Settings};
 
-use crate::config::{Effective, Flags, Globals};
+use crate::config::{Effective, Flags, Globals, named};
 use crate::daemon::{self, DaemonArgs, Reload};
 use crate::error::{CommandError, CommandResult, Kind};
 use crate::hsdo::{HsdoArgs, LayoutFlags};
@@ -223,8 +223,7 @@ impl Given {
         let flags = self.daemon.clone().flags("discover", Flags::new());
         let flags = flags
             .set("discover.backend", "--backend", self.backend.as_ref())
-            .set("discover.id", "--id", id.as_ref())
-            .set("discover.ttl", "--ttl", ttl.as_ref());
+            .all("discover", named![id, ttl]);
         let bases = members.iter().map(String::as_str).chain(["discover"]);
         bases.fold(flags, |flags, base| self.settings_of(base, flags))
     }
@@ -251,24 +250,26 @@ impl Given {
             id: _,
             ttl: _,
         } = tuning;
-        let path = |name: &str| format!("{base}.{name}");
-        layout
-            .set(base, sources.set(base, flags))
-            .set(&path("source"), "--source", source.as_ref())
-            .set(&path("slots"), "--slots", slots.as_ref())
-            .set(&path("min-weight"), "--min-weight", min_weight.as_ref())
-            .set(&path("max-weight"), "--max-weight", max_weight.as_ref())
-            .set(&path("weight-step"), "--weight-step", weight_step.as_ref())
-            .set(&path("weight-interval"), "--weight-interval", weight_interval.as_ref())
-            .set(&path("rest"), "--rest", rest.as_ref())
-            .set(&path("drain-deadline"), "--drain-deadline", drain_deadline.as_ref())
-            .set(&path("drain-at-least"), "--drain-at-least", drain_at_least.as_ref())
-            .set(&path("max-drop-percent"), "--max-drop-percent", max_drop_percent.as_ref())
-            .set(&path("min-servers"), "--min-servers", min_servers.as_ref())
-            .set(&path("allow-drop"), "--allow-drop", allow_drop.then_some(true))
-            .set(&path("drop-window"), "--drop-window", drop_window.as_ref())
-            .set(&path("confirm-passes"), "--confirm-passes", confirm_passes.as_ref())
-            .set(&path("confirm-interval"), "--confirm-interval", confirm_interval.as_ref())
+        layout.set(base, sources.set(base, flags)).all(
+            base,
+            named![
+                source,
+                slots,
+                min_weight,
+                max_weight,
+                weight_step,
+                weight_interval,
+                rest,
+                drain_deadline,
+                drain_at_least,
+                max_drop_percent,
+                min_servers,
+                allow_drop,
+                drop_window,
+                confirm_passes,
+                confirm_interval
+            ],
+        )
     }
 }
 

@@ -5,7 +5,7 @@ mod settings;
 
 use std::ffi::OsString;
 
-use crate::config::{Flags, Globals};
+use crate::config::{Flags, Globals, named};
 use crate::error::CommandResult;
 
 pub(crate) use settings::Settings;
@@ -98,13 +98,7 @@ impl Args {
         let flags = Flags::new()
             .set("register.backend", "BACKEND", Some(backend))
             .set("register.address", "IP:PORT", Some(address))
-            .set("register.id", "--id", id)
-            .set("register.weight", "--weight", weight)
-            .set("register.group", "--group", group)
-            .set("register.zone", "--zone", zone)
-            .set("register.ttl", "--ttl", ttl)
-            .set("register.drain-deadline", "--drain-deadline", drain_deadline)
-            .set("register.wait-port", "--wait-port", wait_port.then_some(true));
+            .all("register", named![id, weight, group, zone, ttl, drain_deadline, wait_port]);
         (flags, command)
     }
 }

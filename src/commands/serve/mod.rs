@@ -12,7 +12,7 @@ mod proxy;
 mod server;
 mod settings;
 
-use crate::config::{Effective, Flags, Globals};
+use crate::config::{Effective, Flags, Globals, named};
 use crate::daemon::{self, DaemonArgs, Reload};
 use crate::error::CommandResult;
 
@@ -139,20 +139,24 @@ impl Args {
             proxy_protocol,
             daemon,
         } = self;
-        let flags = Flags::new()
-            .set("serve.host", "--host", host)
-            .set("serve.port", "--port", port)
-            .set("serve.id", "--id", id)
-            .set("serve.register", "--register", register)
-            .set("serve.advertise", "--advertise", advertise)
-            .set("serve.weight", "--weight", weight)
-            .set("serve.group", "--group", group)
-            .set("serve.zone", "--zone", zone)
-            .set("serve.ttl", "--ttl", ttl)
-            .set("serve.max-clients", "--max-clients", max_clients)
-            .set("serve.idle-timeout", "--idle-timeout", idle_timeout)
-            .set("serve.keepalive", "--keepalive", keepalive)
-            .set("serve.proxy-protocol", "--proxy-protocol", proxy_protocol.then_some(true));
+        let flags = Flags::new().all(
+            "serve",
+            named![
+                host,
+                port,
+                id,
+                register,
+                advertise,
+                weight,
+                group,
+                zone,
+                ttl,
+                max_clients,
+                idle_timeout,
+                keepalive,
+                proxy_protocol
+            ],
+        );
         daemon.flags("serve", flags)
     }
 }

@@ -30,7 +30,7 @@ mod testing;
 
 use std::path::PathBuf;
 
-use crate::config::{Effective, Flags, Globals, Setting as _};
+use crate::config::{Effective, Flags, Globals, named};
 use crate::daemon::{self, DaemonArgs, Reload};
 use crate::error::CommandResult;
 use crate::hsdo::{HsdoArgs, LayoutFlags};
@@ -191,14 +191,10 @@ impl Args {
             hsdo,
             daemon,
         } = self;
-        let flags = Flags::new()
-            .set("sync-haproxy.socket", "--socket", socket)
-            .set("sync-haproxy.backend", "--backend", backend)
-            .set("sync-haproxy.name", "--name", name)
-            .set("sync-haproxy.resync", "--resync", resync)
-            .set("sync-haproxy.dump-state", "--dump-state", dump_state.map(|path| path.show()))
-            .set("sync-haproxy.table-poll", "--table-poll", table_poll)
-            .set("sync-haproxy.aws-region", "--aws-region", aws_region);
+        let flags = Flags::new().all(
+            "sync-haproxy",
+            named![socket, backend, name, resync, dump_state, table_poll, aws_region],
+        );
         let flags = layout.set("sync-haproxy", flags);
         let flags = daemon.flags("sync-haproxy", flags);
         let of_backend = BackendFlags {
@@ -253,16 +249,19 @@ impl BackendFlags {
             allow_drop,
             end_sessions,
         } = self;
-        let path = |name: &str| format!("{base}.{name}");
-        flags
-            .set(&path("from"), "--from", from.as_ref())
-            .set(&path("mode"), "--mode", mode.map(|mode| mode.show()))
-            .set(&path("port"), "--port", port.as_ref())
-            .set(&path("keep-port"), "--keep-port", keep_port.then_some(true))
-            .set(&path("server-options"), "--server-options", server_options.as_ref())
-            .set(&path("take-over"), "--take-over", take_over.then_some(true))
-            .set(&path("allow-drop"), "--allow-drop", allow_drop.then_some(true))
-            .set(&path("end-sessions"), "--end-sessions", end_sessions.then_some(true))
+        flags.all(
+            base,
+            named![
+                from,
+                mode,
+                port,
+                keep_port,
+                server_options,
+                take_over,
+                allow_drop,
+                end_sessions
+            ],
+        )
     }
 }
 

@@ -116,7 +116,7 @@ impl HsdoArgs {
     /// The backend's name that somebody has chosen.
     fn chosen(&self) -> Result<Option<(String, Origin)>, ConfigError> {
         if let Some(name) = &self.hsdo_backend {
-            return Ok(Some((name.to_string(), Origin::Flag("--hsdo-backend"))));
+            return Ok(Some((name.to_string(), Origin::Flag("--hsdo-backend".into()))));
         }
         let Some(name) = std::env::var_os(BACKEND_VARIABLE).filter(|name| !name.is_empty()) else {
             return Ok(None);

@@ -373,7 +373,7 @@ fn the_backend_has_the_name_of_the_table_or_the_one_that_is_chosen() {
         let file = format!("{SERVER}{CLIENT}").replace("DYNAMODB_TABLE_NAME: hsdo\n", "");
         let file = format!("{file}DYNAMODB_TABLE_NAME: {table}\n");
         let file = HsdoFile::parse(Path::new("conf/env.yaml"), &file).unwrap();
-        let chosen = chosen.map(|name| (name.to_owned(), Origin::Flag("--hsdo-backend")));
+        let chosen = chosen.map(|name| (name.to_owned(), Origin::Flag("--hsdo-backend".into())));
         let layer = translate(Some(file), [], chosen);
         let discover = set(&layer, "discover")["backends[0].name"].clone();
         let sync = set(&layer, "sync-haproxy");

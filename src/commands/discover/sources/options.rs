@@ -4,7 +4,7 @@ use super::asg::{AsgFlags, AsgOptions};
 use super::consul::{ConsulFlags, ConsulOptions};
 use super::resolve::Resolve;
 use crate::aws::RegionName;
-use crate::config::{Flags, Reader};
+use crate::config::{Flags, Reader, named};
 
 /// What sources can be set to, beside their specs; each looks at what is its own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,11 +69,6 @@ impl SourceFlags {
     /// As settings under a path.
     pub fn set(&self, base: &str, flags: Flags) -> Flags {
         let Self { dns_server, resolve, aws_region, asg, consul } = self;
-        let path = |name: &str| format!("{base}.{name}");
-        consul
-            .set(base, asg.set(base, flags))
-            .set(&path("dns-server"), "--dns-server", dns_server.as_ref())
-            .set(&path("resolve"), "--resolve", resolve.as_ref())
-            .set(&path("aws-region"), "--aws-region", aws_region.as_ref())
+        consul.set(base, asg.set(base, flags)).all(base, named![dns_server, resolve, aws_region])
     }
 }

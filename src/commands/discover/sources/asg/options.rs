@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use crate::config::{Flags, Reader, choice_setting};
+use crate::config::{Flags, Reader, choice_setting, named};
 
 /// The least time between two looks.
 const LEAST_INTERVAL: Duration = Duration::from_secs(1);
@@ -111,13 +111,9 @@ impl AsgFlags {
             serve_unhealthy,
             complete_lifecycle,
         } = self;
-        let path = |name: &str| format!("{base}.{name}");
-        flags
-            .set(&path("interval"), "--interval", interval.as_ref())
-            .set(&path("port"), "--port", port.as_ref())
-            .set(&path("port-tag"), "--port-tag", port_tag.as_ref())
-            .set(&path("instance-address"), "--instance-address", instance_address.as_ref())
-            .set(&path("serve-unhealthy"), "--serve-unhealthy", serve_unhealthy.then_some(true))
-            .set(&path("complete-lifecycle"), "--complete-lifecycle", complete_lifecycle.as_ref())
+        flags.all(
+            base,
+            named![interval, port, port_tag, instance_address, serve_unhealthy, complete_lifecycle],
+        )
     }
 }

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use hyper::Uri;
 
-use crate::config::{Flags, Kind, Reader, Secret, choice_setting, from_str_setting};
+use crate::config::{Flags, Kind, Reader, Secret, choice_setting, from_str_setting, named};
 
 /// How Consul is reached and what it is asked for. What is not set is as in the variables that
 /// Consul's own programs read.
@@ -198,18 +198,21 @@ impl ConsulFlags {
             consul_cert,
             consul_key,
         } = self;
-        let path = |name: &str| format!("{base}.consul-{name}");
-        flags
-            .set(&path("address"), "--consul-address", consul_address.as_ref())
-            .set(&path("token-file"), "--consul-token-file", consul_token_file.as_ref())
-            .set(&path("datacenter"), "--consul-datacenter", consul_datacenter.as_ref())
-            .set(&path("namespace"), "--consul-namespace", consul_namespace.as_ref())
-            .set(&path("partition"), "--consul-partition", consul_partition.as_ref())
-            .set(&path("tags"), "--consul-tags", consul_tags.as_ref())
-            .set(&path("health"), "--consul-health", consul_health.as_ref())
-            .set(&path("ca"), "--consul-ca", consul_ca.as_ref())
-            .set(&path("cert"), "--consul-cert", consul_cert.as_ref())
-            .set(&path("key"), "--consul-key", consul_key.as_ref())
+        flags.all(
+            base,
+            named![
+                consul_address,
+                consul_token_file,
+                consul_datacenter,
+                consul_namespace,
+                consul_partition,
+                consul_tags,
+                consul_health,
+                consul_ca,
+                consul_cert,
+                consul_key
+            ],
+        )
     }
 }
 
