@@ -25,4 +25,5 @@ pub mod presence;
 pub mod process;
 pub mod registry;
 pub mod store;
+pub mod tables;
 pub mod text;

@@ -3,11 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use lbctl::commands::discover::plan::{
-    Answer, Content, Floors, Places, Plan, Policy, StoredSlot, StoredSpec, Table, World, plan,
-};
+use lbctl::commands::discover::plan::{Answer, Floors, Places, Plan, Policy, World, plan};
 use lbctl::model::{StoreLife, Timestamp};
 use lbctl::store::Revision;
+use lbctl::tables::{Content, StoredSlot, StoredSpec, StoredTable};
 
 use super::fixture::{numbers, record, server, slot, spec};
 use super::report::{Report, Row, Target, Unit};
@@ -19,7 +18,7 @@ const SLOTS: u32 = 10_000;
 const MANY: u32 = 99_999;
 
 pub fn measure(report: &mut Report) {
-    type Case = (&'static str, fn(u32) -> Table, fn(u32) -> Answer);
+    type Case = (&'static str, fn(u32) -> StoredTable, fn(u32) -> Answer);
     let cases: [Case; 4] = [
         ("onto as many empty slots", empty, |n| answer(1, n)),
         ("that have their slots already", full, |n| answer(1, n)),
@@ -46,7 +45,7 @@ fn n_log_n(n: u32) -> f64 {
 
 fn samples(
     count: u32,
-    table: fn(u32) -> Table,
+    table: fn(u32) -> StoredTable,
     answer: fn(u32) -> Answer,
     rounds: usize,
 ) -> Samples {
@@ -95,20 +94,20 @@ fn policy(slots: u32) -> Policy {
     }
 }
 
-fn empty(_: u32) -> Table {
-    Table::default()
+fn empty(_: u32) -> StoredTable {
+    StoredTable::default()
 }
 
-fn full(slots: u32) -> Table {
+fn full(slots: u32) -> StoredTable {
     let modified = Revision(1);
     let stored = |number| {
         let content = Content::Sound(record(server(1, number)));
         (slot(number), StoredSlot { modified, content })
     };
-    Table {
-        spec: Some(StoredSpec { modified, spec: Some(spec(slots, 100)) }),
+    StoredTable {
+        spec: Some(StoredSpec { modified, spec: Ok(spec(slots, 100)) }),
         slots: numbers(slots).map(stored).collect(),
-        ..Table::default()
+        ..StoredTable::default()
     }
 }
 

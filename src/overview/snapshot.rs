@@ -9,7 +9,8 @@ use crate::model::{
     BackendName, BackendSpec, EndpointId, HaproxyReport, ServerAddress, SlotNumber, SlotRecord,
     SlotState, Timestamp, Weight, keys,
 };
-use crate::store::{Entry, Revision};
+use crate::store::{Entry, Key, Revision};
+use crate::tables::{Content, StoredTable};
 use crate::text;
 
 /// All that `status` shows.
@@ -76,16 +77,9 @@ pub struct LeaderView {
     pub since: Option<Timestamp>,
 }
 
-/// A table as its entries are read, before weights are known.
-#[derive(Debug, Default)]
-struct Table {
-    spec: Option<BackendSpec>,
-    slots: Vec<(SlotNumber, SlotRecord, Revision)>,
-}
-
 #[derive(Debug, Default)]
 struct Reading {
-    tables: BTreeMap<BackendName, Table>,
+    tables: BTreeMap<BackendName, StoredTable>,
     reports: Vec<HaproxyReport>,
     leaders: Vec<LeaderView>,
     unreadable: BTreeMap<String, String>,
@@ -100,12 +94,15 @@ impl Snapshot {
                 reading.unreadable.insert(text::lines(entry.key.as_str()), problem);
             }
         }
-        let Reading { tables, reports, leaders, unreadable } = reading;
+        let damages = reading.damages();
+        let Reading { tables, reports, leaders, mut unreadable } = reading;
+        let shown = |(key, why): (Key, String)| (text::lines(key.as_str()), why);
+        unreadable.extend(damages.into_iter().map(shown));
         let haproxies = reports.iter().flat_map(|report| haproxy_views(report, &tables, now));
         Self {
             at: now,
             haproxies: haproxies.collect(),
-            backends: tables.iter().map(|(name, table)| table.view(name, now)).collect(),
+            backends: tables.iter().map(|(name, table)| view(name, table, now)).collect(),
             leaders,
             unreadable,
         }
@@ -133,55 +130,70 @@ impl Reading {
     fn take_table(&mut self, rest: &str, entry: &Entry) -> Result<(), String> {
         let (name, part) = rest.split_once('/').ok_or("is no part of a table")?;
         let name: BackendName = name.parse().map_err(|error| format!("{error}"))?;
-        let table = self.tables.entry(name).or_default();
-        match part.split_once('/') {
-            None if part == "spec" => table.spec = Some(entry.json()?),
-            Some(("slots", number)) => {
-                let number = number.parse().map_err(|error| format!("{error}"))?;
-                table.slots.push((number, entry.json()?, entry.modified));
-            }
-            _ => return Err("is no part of a table".into()),
-        }
+        self.tables.entry(name).or_default().take(part, entry);
         Ok(())
+    }
+
+    /// What a table has that cannot be read.
+    fn damages(&self) -> Vec<(Key, String)> {
+        let of_table = |(name, table): (&BackendName, &StoredTable)| {
+            let spec = table.spec.as_ref().and_then(|spec| spec.spec.as_ref().err().cloned());
+            let spec = spec.map(|why| (keys::spec(name), why));
+            let slots = table.slots.iter().filter_map(|(slot, stored)| match &stored.content {
+                Content::Sound(_) => None,
+                Content::Damaged(damaged) => Some((keys::slot(name, *slot), damaged.why.clone())),
+            });
+            let strays = table.strays.iter();
+            let strays = strays.map(|key| (key.clone(), "is no part of a table".to_owned()));
+            spec.into_iter().chain(slots).chain(strays).collect::<Vec<_>>()
+        };
+        self.tables.iter().flat_map(of_table).collect()
     }
 }
 
-impl Table {
-    fn view(&self, name: &BackendName, now: Timestamp) -> BackendView {
-        let slots =
-            self.slots.iter().map(|(number, record, _)| self.slot_view(*number, record, now));
-        BackendView {
-            name: name.clone(),
-            slot_count: self.spec.as_ref().map(|spec| spec.slots),
-            slots: slots.collect(),
-            unplaced: self.spec.as_ref().map(|spec| spec.unplaced.clone()).unwrap_or_default(),
-        }
+fn view(name: &BackendName, table: &StoredTable, now: Timestamp) -> BackendView {
+    let spec = table.spec();
+    let slots = table.records().map(|(slot, record)| slot_view(slot, record, spec, now));
+    BackendView {
+        name: name.clone(),
+        slot_count: spec.map(|spec| spec.slots),
+        slots: slots.collect(),
+        unplaced: spec.map(|spec| spec.unplaced.clone()).unwrap_or_default(),
     }
+}
 
-    fn slot_view(&self, slot: SlotNumber, record: &SlotRecord, now: Timestamp) -> SlotView {
-        let SlotRecord { endpoint, state, since, started } = record;
-        // Only a ready server takes traffic by weight.
-        let ramp = self.spec.as_ref().map(|s| s.ramp).filter(|_| *state == SlotState::Ready);
-        SlotView {
-            slot,
-            server: shown(endpoint.name.as_ref()).unwrap_or_else(|| endpoint.id.to_string()),
-            address: endpoint.address,
-            group: shown(endpoint.group.as_ref()),
-            zone: shown(endpoint.zone.as_ref()),
-            weight: ramp.map(|r| r.weight_at(*started, now, endpoint.weight)),
-            target: ramp.map(|r| r.target(endpoint.weight)),
-            state: *state,
-            since: *since,
-        }
+fn slot_view(
+    slot: SlotNumber,
+    record: &SlotRecord,
+    spec: Option<&BackendSpec>,
+    now: Timestamp,
+) -> SlotView {
+    let SlotRecord { endpoint, state, since, started } = record;
+    // Only a ready server takes traffic by weight.
+    let ramp = spec.map(|spec| spec.ramp).filter(|_| *state == SlotState::Ready);
+    SlotView {
+        slot,
+        server: shown(endpoint.name.as_ref()).unwrap_or_else(|| endpoint.id.to_string()),
+        address: endpoint.address,
+        group: shown(endpoint.group.as_ref()),
+        zone: shown(endpoint.zone.as_ref()),
+        weight: ramp.map(|r| r.weight_at(*started, now, endpoint.weight)),
+        target: ramp.map(|r| r.target(endpoint.weight)),
+        state: *state,
+        since: *since,
     }
+}
 
-    /// How many slots changed after a revision, and since when the oldest change waits.
-    fn newer_than(&self, applied: Revision) -> (u32, Option<Timestamp>) {
-        let newer = self.slots.iter().filter(|(_, _, modified)| *modified > applied);
-        newer.fold((0, None), |(count, oldest), (_, record, _)| {
-            (count + 1, Some(oldest.map_or(record.since, |o: Timestamp| o.min(record.since))))
-        })
-    }
+/// How many slots changed after a revision, and since when the oldest change waits.
+fn newer_than(table: &StoredTable, applied: Revision) -> (u32, Option<Timestamp>) {
+    let newer = table.slots.values().filter(|stored| stored.modified > applied);
+    let newer = newer.filter_map(|stored| match &stored.content {
+        Content::Sound(record) => Some(record.since),
+        Content::Damaged(_) => None,
+    });
+    newer.fold((0, None), |(count, oldest), since| {
+        (count + 1, Some(oldest.map_or(since, |oldest: Timestamp| oldest.min(since))))
+    })
 }
 
 fn shown(name: Option<&impl ToString>) -> Option<String> {
@@ -190,14 +202,15 @@ fn shown(name: Option<&impl ToString>) -> Option<String> {
 
 fn haproxy_views(
     report: &HaproxyReport,
-    tables: &BTreeMap<BackendName, Table>,
+    tables: &BTreeMap<BackendName, StoredTable>,
     now: Timestamp,
 ) -> Vec<HaproxyView> {
     let view = |(backend, state): (&BackendName, &crate::model::BackendReport)| {
         let table = tables.get(backend);
         // One that follows HSDO's table has no revision to be behind of.
         let own = table.filter(|_| state.serving.is_none());
-        let (slots_behind, oldest) = own.map_or((0, None), |t| t.newer_than(state.applied));
+        let (slots_behind, oldest) =
+            own.map_or((0, None), |table| newer_than(table, state.applied));
         let waits = oldest.map_or(0, |since| now.as_millisecond() - since.as_millisecond());
         HaproxyView {
             name: report.name.to_string(),

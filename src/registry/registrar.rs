@@ -9,11 +9,11 @@ use tokio::time::{Instant, sleep_until};
 use super::{Departure, departure, read};
 use crate::daemon::{Backoff, Health, OwnedTask, spawn_owned};
 use crate::model::{
-    BackendName, BackendSpec, Endpoint, HaproxyReport, Registration, SlotNumber, SlotRecord,
-    SlotState, Timestamp, keys,
+    BackendName, Endpoint, HaproxyReport, Registration, SlotState, Timestamp, keys,
 };
 use crate::presence::{Presence, PresenceState};
 use crate::store::{Key, Mirror, Prefix, SharedStore};
+use crate::tables::{Content, StoredTable};
 
 /// How a registration stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -207,12 +207,11 @@ impl Shared {
         }
         let mut health = Health::new("watching the drain");
         let (ignored, _) = watch::channel(RegistrarState::Starting);
-        let slots = keys::slots(&self.backend);
-        let mut table = mirror(&self.store, &slots, &mut health, &ignored).await;
+        let keys = keys::backend(&self.backend);
+        let mut table = mirror(&self.store, &keys, &mut health, &ignored).await;
         let mut reports = mirror(&self.store, &keys::haproxies(), &mut health, &ignored).await;
         table.ready().await;
         reports.ready().await;
-        let least = asked + self.drain_at_least().await;
         let mut known = BTreeSet::new();
         loop {
             let reporting: BTreeSet<Key> = reports.entries().keys().cloned().collect();
@@ -221,9 +220,12 @@ impl Shared {
             }
             known = reporting;
             let unsettled = self.unsettled();
+            let stored = StoredTable::read(&self.backend, table.entries().values());
+            let at_least = stored.spec().map_or(Duration::ZERO, |spec| spec.drain_at_least);
+            let least = asked + at_least;
             // Clients that stay with their server come back while it drains.
-            let early = (Instant::now() < least && self.holds_a_slot(&table)).then_some(least);
-            let what = match self.departure(&table, &reports) {
+            let early = (Instant::now() < least && self.holds_a_slot(&stored)).then_some(least);
+            let what = match self.departure(&stored, &reports) {
                 Departure::Drained { .. } if unsettled.is_some() => {
                     "every HAProxy to report again".to_owned()
                 }
@@ -249,18 +251,10 @@ impl Shared {
         }
     }
 
-    /// As the table says; one that cannot be read says nothing.
-    async fn drain_at_least(&self) -> Duration {
-        let spec = self.store.get(&keys::spec(&self.backend)).await.ok().flatten();
-        let spec = spec.and_then(|entry| entry.json::<BackendSpec>().ok());
-        spec.map_or(Duration::ZERO, |spec| spec.drain_at_least)
-    }
-
     /// Whether it has a slot whose time to drain is not over.
-    fn holds_a_slot(&self, table: &Mirror) -> bool {
-        let records = table.entries().values().filter_map(|entry| entry.json::<SlotRecord>().ok());
-        let mut own = records.filter(|record| record.endpoint.id == self.endpoint.id);
-        own.any(|record| record.state != SlotState::Rest)
+    fn holds_a_slot(&self, table: &StoredTable) -> bool {
+        let mut own = table.records().filter(|(_, record)| record.endpoint.id == self.endpoint.id);
+        own.any(|(_, record)| record.state != SlotState::Rest)
     }
 
     /// The store was away, or a report vanished: HAProxies whose reports ended with their leases may
@@ -279,22 +273,16 @@ impl Shared {
     }
 
     /// Entries that cannot be read hold nothing up: they are nothing that sends traffic here.
-    fn departure(&self, table: &Mirror, reports: &Mirror) -> Departure {
-        let slots: Vec<_> = table
-            .entries()
-            .values()
-            .filter_map(|entry| {
-                let number: SlotNumber = entry.key.last().parse().ok()?;
-                let record: SlotRecord = serde_json::from_slice(&entry.value).ok()?;
-                Some((number, entry.modified, record))
-            })
-            .collect();
+    fn departure(&self, table: &StoredTable, reports: &Mirror) -> Departure {
         let reports: Vec<HaproxyReport> = reports
             .entries()
             .values()
             .filter_map(|entry| serde_json::from_slice(&entry.value).ok())
             .collect();
-        let slots = slots.iter().map(|(number, modified, record)| (*number, *modified, record));
+        let slots = table.slots.iter().filter_map(|(slot, stored)| match &stored.content {
+            Content::Sound(record) => Some((*slot, stored.modified, record)),
+            Content::Damaged(_) => None,
+        });
         departure(&self.endpoint.id, &self.backend, slots, &reports)
     }
 }
@@ -322,6 +310,7 @@ async fn mirror(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{BackendSpec, SlotNumber, SlotRecord};
     use crate::registry::read_all;
     use crate::store::{MemoryStore, Store as _, Txn};
 

@@ -17,6 +17,7 @@ use lbctl::model::{
     SlotNumber, SlotState, StoreLife, Timestamp, Weight, keys,
 };
 use lbctl::store::Entry;
+use lbctl::tables::StoredTable;
 
 use super::support::{Random, endpoint, soak};
 
@@ -286,8 +287,7 @@ impl World {
         let mut leader = self.leader.take().unwrap_or_else(fresh);
         leader.eyes.look(&self.store);
         let answer = (!self.source_fails).then(|| Answer::of(self.source.values().cloned()));
-        let table =
-            discover::Table::read(&web(), self.store.under(&keys::backend(&web())).values());
+        let table = StoredTable::read(&web(), self.store.under(&keys::backend(&web())).values());
         leader.count(&table, answer.as_ref());
         let plan = self.plan(&mut leader, &table, answer.as_ref());
         let (orders, writes) = writes(&table, &plan);
@@ -313,7 +313,7 @@ impl World {
     fn plan(
         &self,
         leader: &mut Leader,
-        table: &discover::Table,
+        table: &StoredTable,
         answer: Option<&Answer>,
     ) -> discover::Plan {
         let floors = Floors {
@@ -431,8 +431,7 @@ impl World {
                 self.sync(number, what);
             }
         }
-        let table =
-            discover::Table::read(&web(), self.store.under(&keys::backend(&web())).values());
+        let table = StoredTable::read(&web(), self.store.under(&keys::backend(&web())).values());
         let ready = table.records().filter(|(_, record)| record.state == SlotState::Ready);
         let mut placed = 0;
         for (slot, record) in ready {
@@ -455,7 +454,7 @@ impl World {
 }
 
 impl Leader {
-    fn count(&mut self, table: &discover::Table, answer: Option<&Answer>) {
+    fn count(&mut self, table: &StoredTable, answer: Option<&Answer>) {
         for (slot, record) in table.records() {
             self.known.insert(record.endpoint.address, slot);
         }
@@ -473,7 +472,7 @@ impl Leader {
 type Orders = Vec<(usize, ServerAddress, bool)>;
 type Commits = Vec<Vec<(Key, Option<Vec<u8>>)>>;
 
-fn writes(table: &discover::Table, plan: &discover::Plan) -> (Orders, Commits) {
+fn writes(table: &StoredTable, plan: &discover::Plan) -> (Orders, Commits) {
     let (mut orders, mut writes) = (Vec::new(), Vec::new());
     let json = |value: &dyn erased::Json| Some(value.to_vec());
     if let Some(spec) = &plan.spec {

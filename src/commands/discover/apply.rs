@@ -1,11 +1,12 @@
 use std::time::Duration;
 
-use super::plan::{Plan, Table};
+use super::plan::Plan;
 use crate::election::Leadership;
 use crate::model::{BackendName, keys};
 use crate::store::{
     Commit, Error, ErrorKind, Guard, Key, MAX_TXN_LEN, Result, Revision, Store, Txn,
 };
+use crate::tables::StoredTable;
 
 /// How long one commit may take.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -27,7 +28,7 @@ pub async fn apply(
     store: &dyn Store,
     leadership: &Leadership,
     backend: &BackendName,
-    table: &Table,
+    table: &StoredTable,
     plan: &Plan,
 ) -> Result<Applied> {
     let mut written = Revision::default();
@@ -91,7 +92,7 @@ fn batches(changes: Vec<Vec<Change>>) -> Vec<Vec<Change>> {
 fn changes(
     store: &dyn Store,
     backend: &BackendName,
-    table: &Table,
+    table: &StoredTable,
     plan: &Plan,
 ) -> Result<Vec<Vec<Change>>> {
     let mut changes = Vec::new();
@@ -164,7 +165,7 @@ mod tests {
             origin: None,
         };
         let plan = Plan { spec: Some(spec), ..Plan::default() };
-        let table = Table::read(&backend, []);
+        let table = StoredTable::read(&backend, []);
         // Nothing is waited for, so that the copy of the leadership still says that it is held.
         let other = Txn::new().delete(leadership.key.clone());
         assert!(matches!(store.commit(other).await.unwrap(), Commit::Committed(_)));

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::apply::{Applied, apply};
 use super::hsdo::{self, Adoption, Hsdo};
-use super::plan::{Absences, ActionKind, Content, Places, Plan, Report, Table, World, plan};
+use super::plan::{Absences, ActionKind, Places, Plan, Report, World, after, plan};
 use super::report::{Reporter, Seen};
 use super::settings::BackendSettings;
 use super::shared::Shared;
@@ -22,6 +22,7 @@ use crate::model::{
     SlotState, TableOrigin, Timestamp, keys,
 };
 use crate::store::{Mirror, Revision, SharedStore, StoreLife, Watch};
+use crate::tables::{Content, Damaged, StoredTable};
 
 /// Keeps one backend's table equal to what its source sees.
 #[derive(Debug)]
@@ -30,7 +31,7 @@ pub struct Backend {
     settings: BackendSettings,
     table: Mirror,
     /// What the entries say, read once for each of their changes.
-    read: Option<Arc<Table>>,
+    read: Option<Arc<StoredTable>>,
     reports: Mirror,
     source: Source,
     hsdo: Option<Hsdo>,
@@ -184,7 +185,7 @@ impl Backend {
     /// Whose table this is, where it is another's.
     pub fn foreign(&mut self) -> Option<Foreign> {
         let table = self.read_table();
-        Foreign::of(&self.settings, table.spec.as_ref()?.spec.as_ref()?)
+        Foreign::of(&self.settings, table.spec()?)
     }
 
     /// Waits for news from the store or the source, and takes in all that is there.
@@ -325,7 +326,7 @@ impl Backend {
     }
 
     /// Of those whose end waits for it, the servers that take and hold no session any more.
-    fn drained(&self, table: &Table) -> BTreeSet<EndpointId> {
+    fn drained(&self, table: &StoredTable) -> BTreeSet<EndpointId> {
         let answer = self.look.as_ref().and_then(|look| look.result.as_ref().ok());
         let awaiting = answer.into_iter().flat_map(|answer| &answer.awaiting);
         let mut drained: BTreeSet<EndpointId> = awaiting.cloned().collect();
@@ -341,8 +342,10 @@ impl Backend {
             match &slot.content {
                 Content::Sound(record) if record.state == SlotState::Rest => {}
                 Content::Sound(record) => _ = drained.remove(&record.endpoint.id),
-                Content::Damaged(Some(endpoint)) => _ = drained.remove(&endpoint.id),
-                Content::Damaged(None) => return BTreeSet::new(),
+                Content::Damaged(Damaged { endpoint: Some(endpoint), .. }) => {
+                    drained.remove(&endpoint.id);
+                }
+                Content::Damaged(Damaged { endpoint: None, .. }) => return BTreeSet::new(),
             }
         }
         drained
@@ -352,7 +355,7 @@ impl Backend {
     async fn write(
         &mut self,
         leadership: &Leadership,
-        table: &Table,
+        table: &StoredTable,
         plan: &Plan,
         reporter: &mut Reporter,
     ) -> bool {
@@ -426,12 +429,12 @@ impl Backend {
         let table = self.read_table();
         match &self.hsdo {
             None => Some(Vec::new()),
-            Some(hsdo) => hsdo.writes(&self.settings, table.after(&plan.actions)),
+            Some(hsdo) => hsdo.writes(&self.settings, after((*table).clone(), &plan.actions)),
         }
     }
 
     /// What HSDO's server has placed beside this one, or before it.
-    fn adopt(&mut self, table: &Table, blind: Option<&str>) -> Adoption {
+    fn adopt(&mut self, table: &StoredTable, blind: Option<&str>) -> Adoption {
         let Some(hsdo) = self.hsdo.as_ref().filter(|_| blind.is_none()) else {
             return Adoption::default();
         };
@@ -447,14 +450,15 @@ impl Backend {
         hsdo.adopt(&self.settings, table, answer, &confirmed, now())
     }
 
-    fn read_table(&mut self) -> Arc<Table> {
-        let read = || Arc::new(Table::read(&self.settings.name, self.table.entries().values()));
+    fn read_table(&mut self) -> Arc<StoredTable> {
+        let read =
+            || Arc::new(StoredTable::read(&self.settings.name, self.table.entries().values()));
         self.read.get_or_insert_with(read).clone()
     }
 
     /// Plans on a thread of its own, which a stop leaves behind: a hundred thousand endpoints take a
     /// moment, in which the election that renews the lease must go on.
-    async fn plan(&mut self, table: &Arc<Table>, leadership: Option<&Leadership>) -> Plan {
+    async fn plan(&mut self, table: &Arc<StoredTable>, leadership: Option<&Leadership>) -> Plan {
         let mut policy = self.settings.policy.clone();
         if self.hsdo.as_ref().is_some_and(|hsdo| !hsdo.has_rows()) {
             // The rows of one that comes back to HSDO's table are judged by where it was till then.
@@ -501,7 +505,7 @@ impl Backend {
 
     /// Where servers are that the table says nothing of: in the slots of HAProxies, or where they
     /// were in a table that is lost.
-    fn places(&mut self, table: &Table, reports: &[Report]) -> Places {
+    fn places(&mut self, table: &StoredTable, reports: &[Report]) -> Places {
         for (slot, record) in table.records() {
             self.known.insert(record.endpoint.address, slot);
         }
@@ -557,8 +561,8 @@ impl Backend {
     }
 }
 
-fn stored_origin(table: &Table) -> Option<TableOrigin> {
-    table.spec.as_ref()?.spec.as_ref()?.origin.clone()
+fn stored_origin(table: &StoredTable) -> Option<TableOrigin> {
+    table.spec()?.origin.clone()
 }
 
 /// Waits for the next look at HSDO's table, where there is one.

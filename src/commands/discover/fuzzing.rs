@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::plan::{Answer, Content, Floors, Places, Policy, Report, Table, World, plan};
+use super::plan::{Answer, Floors, Places, Policy, Report, World, plan};
 use crate::model::{EndpointId, HaproxyReport, Ramp, Registration, StoreLife, Timestamp, keys};
 use crate::registry;
 use crate::store::fuzzing::entries;
+use crate::tables::{Content, StoredTable};
 
 /// From any table, registrations and reports there is a plan, of slots that the table has and of
 /// records that read back as written. The input is a line an entry.
@@ -17,7 +18,7 @@ pub fn slot_table(data: &[u8]) {
     let under = |prefix: crate::model::Prefix| {
         entries.iter().filter(move |entry| prefix.contains(&entry.key))
     };
-    let table = Table::read(&web, under(keys::backend(&web)));
+    let table = StoredTable::read(&web, under(keys::backend(&web)));
     let registrations = registry::read_all(under(keys::registry(&web))).registrations;
     let answer =
         Answer::of(registrations.into_iter().map(|Registration { endpoint, .. }| endpoint));

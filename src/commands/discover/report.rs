@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::apply::Applied;
 use super::backend::Foreign;
 use super::hsdo;
-use super::plan::{Plan, Refusal, Table, Unplaced, Waiting};
+use super::plan::{Plan, Refusal, Unplaced, Waiting};
 use super::settings::BackendSettings;
 use super::sources::Look;
 use crate::daemon::{Context, Gate, Health, StatusBoard};
@@ -16,6 +16,7 @@ use crate::election::Standing;
 use crate::metrics::{Counters, Gauges, Scope};
 use crate::model::{BackendName, SlotState, Timestamp};
 use crate::store::{Error, Result};
+use crate::tables::StoredTable;
 
 /// How many notes of one answer are told: a hostile registry must not flood the log.
 const MAX_NOTES: usize = 10;
@@ -106,7 +107,7 @@ impl Board {
 #[derive(Debug)]
 pub struct Seen<'a> {
     pub settings: &'a BackendSettings,
-    pub table: &'a Table,
+    pub table: &'a StoredTable,
     pub look: Option<&'a Look>,
     /// The store has answered.
     pub loaded: bool,

@@ -3,10 +3,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::plan::shows;
-use super::table::{Held, Left, Table};
 use super::target::Target;
 use crate::haproxy::ObservedServer;
 use crate::model::{ServerAddress, SlotNumber, SlotState, Timestamp, Weight};
+use crate::tables::{Held, Left, Table};
 
 /// What one slot's server is to be in one HAProxy backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,10 +7,10 @@ use tokio::sync::watch;
 
 use super::problem::Problem;
 use super::rows::{self, HsdoFeed};
-use super::table::{Table, TableError};
 use crate::daemon::{Backoff, Health, OwnedTask, spawn_owned};
 use crate::model::{BackendName, keys};
 use crate::store::{Mirror, SharedStore};
+use crate::tables::{Table, TableError};
 
 /// Follows tables and keeps the last good state of each.
 #[derive(Debug)]

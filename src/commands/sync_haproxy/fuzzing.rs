@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use super::desired::{Wanted, next_step};
 use super::plan::{Learnt, plan};
 use super::predict::predict;
-use super::table::Table;
 use super::target::{Dynamic, Filter, Licence, Mode, Selector, Target};
 use crate::haproxy::ObservedServer;
 use crate::haproxy::fuzzing::{assert_harmless, servers};
 use crate::model::Timestamp;
 use crate::store::fuzzing::entries;
 use crate::store::{Revision, StoreLife};
+use crate::tables::Table;
 
 /// Whatever the store and HAProxy say, every command is one line of known words. The input is a
 /// line an entry, then an empty line and a reply to `show servers state`.

@@ -23,7 +23,6 @@ pub mod problem;
 mod report;
 mod rows;
 mod settings;
-mod table;
 mod target;
 #[cfg(test)]
 mod testing;
@@ -35,10 +34,10 @@ use crate::daemon::{self, DaemonArgs, Reload};
 use crate::error::CommandResult;
 use crate::hsdo::{HsdoArgs, LayoutFlags};
 use crate::output::OutputFormat;
+pub use crate::tables::{Held, Left, Table, TableError};
 pub use feed::{View, Views};
 pub use pass::{Engine, Pass};
 pub(crate) use settings::Settings;
-pub use table::{Held, Left, Table, TableError};
 use target::ModeName;
 pub use target::{Filter, Licence, Mode, Selector, Target};
 

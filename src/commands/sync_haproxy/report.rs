@@ -6,12 +6,12 @@ use tokio::time::Instant;
 use super::feed::Views;
 use super::pass::Pass;
 use super::plan::Unordered;
-use super::table::Table;
 use super::target::Target;
 use crate::haproxy::ProcessInfo;
 use crate::hsdo::TableLayout;
 use crate::model::{BackendName, BackendReport, HaproxyName, HaproxyReport, SlotNumber, Timestamp};
 use crate::store::Revision;
+use crate::tables::Table;
 
 /// Between two writes in which nothing but session counts moved.
 const SESSIONS_INTERVAL: Duration = Duration::from_secs(1);

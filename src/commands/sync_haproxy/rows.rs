@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use super::feed::{Teller, View, damage};
 use super::settings;
-use super::table::{Held, Left, Table, TableError};
 use crate::config::Reader;
 use crate::daemon::{Backoff, Health};
 use crate::hsdo::{HsdoTable, Row, Rows, Server, ServerWeights, Stored, TableLayout, TablePlace};
@@ -16,6 +15,7 @@ use crate::model::{
     SlotState, Timestamp, Weight,
 };
 use crate::store::{Revision, StoreLife};
+use crate::tables::{Held, Left, Table, TableError};
 
 /// HSDO's table, and how often it is read.
 #[derive(Debug, Clone, PartialEq, Eq)]

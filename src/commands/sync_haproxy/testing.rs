@@ -1,31 +1,17 @@
 //! What the tests of this folder build their worlds of.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use bytes::Bytes;
-use serde_json::json;
-
-use super::table::{Held, Table};
 use super::target::{Filter, Licence, Mode, Selector, Target};
 use crate::haproxy::{AdminFlags, ObservedServer};
 use crate::hsdo::TableLayout;
-use crate::model::{BackendSpec, Endpoint, Ramp, SlotNumber, SlotRecord, SlotState, Timestamp};
-use crate::store::{Entry, Key, Revision, StoreLife};
+use crate::model::{Endpoint, SlotNumber, SlotRecord, SlotState, Timestamp};
+use crate::store::{Revision, StoreLife};
+pub use crate::tables::testing::{backend_spec, record, spec};
+use crate::tables::{Held, Table};
 
 pub fn at(ms: i64) -> Timestamp {
     Timestamp::from_millisecond(ms).unwrap()
-}
-
-pub fn entries(pairs: &[(&str, String)]) -> BTreeMap<Key, Entry> {
-    let entry = |(key, value): &(&str, String)| Entry {
-        key: key.parse().unwrap(),
-        value: Bytes::from(value.clone()),
-        created: Revision(1),
-        modified: Revision(1),
-        lease: None,
-    };
-    pairs.iter().map(entry).map(|e| (e.key.clone(), e)).collect()
 }
 
 pub fn endpoint(id: &str) -> Endpoint {
@@ -37,32 +23,6 @@ pub fn endpoint(id: &str) -> Endpoint {
         zone: None,
         weight: None,
         leaving: false,
-    }
-}
-
-/// A slot entry's text.
-pub fn record(id: &str) -> String {
-    json!({
-        "id": id, "address": "10.0.0.1:80", "state": "ready",
-        "since": "2026-01-01T00:00:00Z", "started": "2026-01-01T00:00:00Z", "from": "the future",
-    })
-    .to_string()
-}
-
-/// A spec entry's text.
-pub fn spec(slots: u32) -> String {
-    serde_json::to_string(&backend_spec(slots)).unwrap()
-}
-
-pub fn backend_spec(slots: u32) -> BackendSpec {
-    BackendSpec {
-        slots,
-        ramp: Ramp::default(),
-        drain_deadline: Duration::from_secs(300),
-        drain_at_least: Duration::ZERO,
-        rest: Duration::from_secs(10),
-        unplaced: Vec::new(),
-        origin: None,
     }
 }
 

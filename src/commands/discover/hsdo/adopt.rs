@@ -3,19 +3,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::project::Ledger;
-use crate::commands::discover::plan::{
-    Action, ActionKind, Answer, Content, Policy, Remember, StoredSlot, Table,
-};
+use crate::commands::discover::plan::{Action, ActionKind, Answer, Policy, Remember};
 use crate::hsdo::{Row, Rows, Server};
 use crate::model::{
     Endpoint, EndpointId, ServerAddress, SlotNumber, SlotRecord, SlotState, Timestamp, Weight,
 };
+use crate::tables::{Content, StoredSlot, StoredTable};
 
 /// What an adoption depends on.
 #[derive(Debug, Clone, Copy)]
 pub struct Sight<'a> {
     pub policy: &'a Policy,
-    pub table: &'a Table,
+    pub table: &'a StoredTable,
     pub rows: &'a Rows,
     pub ledger: &'a Ledger,
     pub answer: &'a Answer,
@@ -178,7 +177,7 @@ impl<'a> Adopter<'a> {
     /// Whether lbctl has left HSDO's table for a while: its rows then tell of servers that have gone
     /// meanwhile, and nothing that HSDO's server knows better.
     fn comes_back(&self) -> bool {
-        let spec = self.sight.table.spec.as_ref().and_then(|stored| stored.spec.as_ref());
+        let spec = self.sight.table.spec();
         let origin = spec.and_then(|spec| spec.origin.as_ref());
         origin.is_some_and(|origin| origin.hsdo_table.is_none())
     }

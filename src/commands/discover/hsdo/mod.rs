@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use self::follow::Follower;
 use self::project::{Ledger, Wanted};
-use super::plan::{Answer, Report, Table};
+use super::plan::{Answer, Report};
 use super::settings::BackendSettings;
 use crate::daemon::{OwnedTask, spawn_owned};
 use crate::election::{FencingToken, Leadership};
@@ -27,6 +27,7 @@ use crate::hsdo::{Row, Rows, TablePlace};
 use crate::metrics::Scope;
 use crate::model::{BackendName, BackendReport, EndpointId, HaproxyName, SlotNumber, Timestamp};
 use crate::store::Revision;
+use crate::tables::StoredTable;
 
 pub use adopt::Adoption;
 pub use report::{Seen, Teller};
@@ -142,7 +143,7 @@ impl Hsdo {
     pub fn adopt(
         &self,
         settings: &BackendSettings,
-        table: &Table,
+        table: &StoredTable,
         answer: Option<&Answer>,
         confirmed: &BTreeSet<EndpointId>,
         now: Timestamp,
@@ -183,7 +184,7 @@ impl Hsdo {
     }
 
     /// Lets the rows show a table.
-    pub fn show(&self, settings: &BackendSettings, table: &Arc<Table>, revision: Revision) {
+    pub fn show(&self, settings: &BackendSettings, table: &Arc<StoredTable>, revision: Revision) {
         let Some(following) = &self.following else { return };
         let (slots, ramp) = (settings.policy.slots, settings.policy.ramp);
         let (table, known) = (table.clone(), self.known.clone());
@@ -196,7 +197,7 @@ impl Hsdo {
     }
 
     /// The rows that a new leader would write for a table; `None` before they have been read.
-    pub fn writes(&self, settings: &BackendSettings, table: Table) -> Option<Vec<Row>> {
+    pub fn writes(&self, settings: &BackendSettings, table: StoredTable) -> Option<Vec<Row>> {
         let (slots, ramp) = (settings.policy.slots, settings.policy.ramp);
         let (table, known) = (Arc::new(table), self.known.clone());
         let wanted = Wanted { table, revision: Revision::default(), slots, ramp, known };

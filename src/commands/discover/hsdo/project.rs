@@ -5,10 +5,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::adopt::is_of;
-use crate::commands::discover::plan::{Content, StoredSlot, Table};
 use crate::hsdo::{LastUpdate, Row, Rows, Server};
 use crate::model::{EndpointId, Ramp, SlotNumber, SlotRecord, SlotState, Timestamp, Weight};
 use crate::store::Revision;
+use crate::tables::{Content, StoredSlot, StoredTable};
 
 /// How long a server that HSDO's server has taken out stays out, before it is put back because
 /// lbctl's table still has it: HSDO may know sooner than the source that it has gone.
@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// What HSDO's table is to show.
 #[derive(Debug, Clone)]
 pub struct Wanted {
-    pub table: Arc<Table>,
+    pub table: Arc<StoredTable>,
     /// That of the last change that the table shows.
     pub revision: Revision,
     pub slots: u32,

@@ -16,7 +16,6 @@
 mod floors;
 mod placing;
 mod planner;
-mod table;
 #[cfg(test)]
 mod tests;
 mod unread;
@@ -28,7 +27,6 @@ use serde::Serialize;
 
 pub use floors::{Absences, Floors, Refusal, RefusalReason};
 pub use planner::plan;
-pub use table::{Content, StoredConfirmation, StoredRemovals, StoredSlot, StoredSpec, Table};
 pub use unread::{Family, Servers};
 
 use crate::model::{
@@ -36,6 +34,7 @@ use crate::model::{
     Removals, ServerAddress, SlotNumber, SlotRecord, SlotState, StoreLife, TableOrigin, Timestamp,
 };
 use crate::store::Revision;
+use crate::tables::{Content, StoredRemovals, StoredSlot, StoredTable};
 
 /// What holds for a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,7 +112,7 @@ impl Answer {
 #[derive(Debug, Clone)]
 pub struct World<'a> {
     pub policy: &'a Policy,
-    pub table: &'a Table,
+    pub table: &'a StoredTable,
     /// `None` while the source is in error: servers neither come nor go, but drains and rests end.
     pub answer: Option<&'a Answer>,
     /// Servers whose absence enough looks have confirmed.
@@ -145,10 +144,7 @@ impl World<'_> {
     }
 
     fn standing_confirmation(&self) -> Option<&Confirmation> {
-        let stored = self.table.confirmed.as_ref()?;
-        let confirmation = stored.confirmation.as_ref()?;
-        let old = self.reborn_at.is_some_and(|reborn| stored.modified <= reborn);
-        (!old && !confirmation.life.is_other(self.life)).then_some(confirmation)
+        self.table.confirmed.as_ref()?.standing(self.life, self.reborn_at)
     }
 }
 
@@ -244,6 +240,22 @@ impl Remember {
         let seen = stored.map(|stored| stored.modified);
         (removals != known).then_some(Self { removals, seen })
     }
+}
+
+/// A table's slots as they are once actions are written.
+pub fn after(mut table: StoredTable, actions: &[Action]) -> StoredTable {
+    for Action { slot, record, .. } in actions {
+        match record.clone() {
+            Some(record) => {
+                let content = Content::Sound(record);
+                // The store gives it one.
+                let modified = Revision::default();
+                table.slots.insert(*slot, StoredSlot { modified, content });
+            }
+            None => _ = table.slots.remove(slot),
+        }
+    }
+    table
 }
 
 /// A change of one slot.

@@ -3,14 +3,15 @@ use std::time::Duration;
 
 use super::floors::Loss;
 use super::{
-    Action, ActionKind, Answer, Confirm, Content, Plan, Refusal, RefusalReason, Remember, Report,
-    Waiting, World,
+    Action, ActionKind, Answer, Confirm, Plan, Refusal, RefusalReason, Remember, Report, Waiting,
+    World,
 };
 use crate::model::{
     BackendSpec, Confirmation, EndpointId, HaproxyName, SlotNumber, SlotRecord, SlotState,
     Timestamp,
 };
 use crate::store::Revision;
+use crate::tables::Content;
 
 /// How many unplaced endpoints the spec names: enough for people, and far under the largest value.
 const MAX_NAMED: usize = 500;
@@ -491,7 +492,7 @@ impl<'a> Planner<'a> {
             return None;
         }
         let policy = self.world.policy;
-        let stored = self.world.table.spec.as_ref().and_then(|stored| stored.spec.as_ref());
+        let stored = self.world.table.spec();
         let unplaced = match (self.world.answer, stored) {
             (Some(_), _) | (None, None) => {
                 self.plan.unplaced.iter().take(MAX_NAMED).map(|u| u.server.clone()).collect()

@@ -4,11 +4,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{SlotState, Weight};
+use crate::tables::{Damaged, StoredConfirmation, StoredSpec};
 
 /// A backend's table, its HAProxy and its clock.
 struct Bench {
     policy: Policy,
-    table: Table,
+    table: StoredTable,
     answer: Option<Answer>,
     reports: Vec<Report>,
     confirmed: BTreeSet<EndpointId>,
@@ -41,7 +42,10 @@ impl Bench {
         };
         Self {
             policy,
-            table: Table { confirmed: Some(StoredConfirmation::of_any_life()), ..Table::default() },
+            table: StoredTable {
+                confirmed: Some(StoredConfirmation::of_any_life()),
+                ..StoredTable::default()
+            },
             answer: None,
             reports: Vec::new(),
             confirmed: BTreeSet::new(),
@@ -106,7 +110,7 @@ impl Bench {
         }
         if let Some(spec) = &plan.spec {
             let modified = Revision(self.revision);
-            self.table.spec = Some(StoredSpec { modified, spec: Some(spec.clone()) });
+            self.table.spec = Some(StoredSpec { modified, spec: Ok(spec.clone()) });
         }
         plan
     }
@@ -547,7 +551,7 @@ fn a_table_that_shrinks_moves_its_servers_warm_and_reports_the_rest() {
     assert_eq!(bench.shows(), ["1 ready c", "2 ready b", "3 drain c", "4 drain d"]);
     assert_eq!(bench.record(1).started, started);
     assert_eq!(plan.unplaced[0].server.as_str(), "d");
-    assert_eq!(bench.table.spec.as_ref().unwrap().spec.as_ref().unwrap().unplaced.len(), 1);
+    assert_eq!(bench.table.spec().unwrap().unplaced.len(), 1);
     assert!(bench.plan().is_empty());
 }
 
@@ -670,10 +674,10 @@ impl Bench {
             record.map(|(_, record)| record.clone())
         };
         let content = match damage {
-            Damage::Unreadable => Some(Content::Damaged(None)),
-            Damage::WithoutState => {
-                endpoint(slot.get()).map(|record| Content::Damaged(Some(record.endpoint)))
-            }
+            Damage::Unreadable => Some(Content::Damaged(Damaged::default())),
+            Damage::WithoutState => endpoint(slot.get()).map(|record| {
+                Content::Damaged(Damaged { endpoint: Some(record.endpoint), ..Damaged::default() })
+            }),
             Damage::CopyOf(other) => endpoint(*other).map(Content::Sound),
             Damage::Lost => None,
         };
@@ -685,7 +689,7 @@ impl Bench {
     }
 
     /// What no single plan may break.
-    fn check(&self, before: &Table, plan: &Plan) {
+    fn check(&self, before: &StoredTable, plan: &Plan) {
         let mut ready_ids = BTreeSet::new();
         let mut ready_addresses = BTreeSet::new();
         let records: BTreeMap<_, _> = before.records().collect();
@@ -727,7 +731,7 @@ impl Bench {
         self.reports.iter().any(|report| report.backend.crowded.contains(&number(slot)))
     }
 
-    fn check_freed(&self, action: &Action, before: &Table) {
+    fn check_freed(&self, action: &Action, before: &StoredTable) {
         let old = before.records().find(|(slot, _)| *slot == action.slot).unwrap().1;
         assert_eq!(old.state, SlotState::Rest, "freed without a rest");
         assert!(self.now.duration_since(old.since).as_secs() >= 10, "freed before its time");

@@ -1,8 +1,9 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use super::{Answer, Content, StoredSlot, Table};
+use super::Answer;
 use crate::model::{Endpoint, EndpointId, GroupName, Label};
+use crate::tables::{Content, StoredSlot, StoredTable};
 
 /// Servers that a source cannot tell anything about, by what they have in common: a host name, a
 /// group, a region, a family of addresses. Where nothing is given it may be any server; and one that
@@ -57,7 +58,7 @@ impl Answer {
     /// The answer with the servers of the table that its unread parts may still have: they are
     /// there and cannot be read. A part that is empty all of a sudden keeps its servers as well,
     /// unless drops are allowed.
-    pub fn keeping(&self, table: &Table, allow_drop: bool) -> Cow<'_, Self> {
+    pub fn keeping(&self, table: &StoredTable, allow_drop: bool) -> Cow<'_, Self> {
         let empty = if allow_drop { None } else { Some(&self.emptied) };
         let parts: Vec<&Servers> = self.unread.iter().chain(empty.into_iter().flatten()).collect();
         if parts.is_empty() {
@@ -78,7 +79,7 @@ impl Answer {
 fn held(slot: &StoredSlot) -> Option<&Endpoint> {
     match &slot.content {
         Content::Sound(record) => Some(&record.endpoint),
-        Content::Damaged(endpoint) => endpoint.as_ref(),
+        Content::Damaged(damaged) => damaged.endpoint.as_ref(),
     }
 }
 
@@ -88,7 +89,7 @@ mod tests {
     use crate::model::SlotNumber;
     use crate::store::Revision;
 
-    fn table() -> Table {
+    fn table() -> StoredTable {
         let record = |text: &str| StoredSlot {
             modified: Revision(1),
             content: Content::read(text.as_bytes()),
@@ -107,7 +108,7 @@ mod tests {
             record(r#"{"id":"d","address":"10.0.0.4:80","group":"x"}"#),
         ];
         let slots = (1..).zip(slots).map(|(n, slot)| (SlotNumber::new(n).unwrap(), slot));
-        Table { slots: slots.collect(), ..Table::default() }
+        StoredTable { slots: slots.collect(), ..StoredTable::default() }
     }
 
     fn kept(answer: &Answer, allow_drop: bool) -> String {

@@ -7,12 +7,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::commands::sync_haproxy::predict::predict;
-use crate::commands::sync_haproxy::table::{Held, Left, Table};
 use crate::commands::sync_haproxy::testing::{
     at, backend_spec, endpoint, held, named, table, target,
 };
 use crate::haproxy::AdminFlags;
 use crate::model::{BackendSpec, Endpoint, Ramp, SlotState};
+use crate::tables::{Held, Left, Table};
 
 const SLOTS: u32 = 5;
 

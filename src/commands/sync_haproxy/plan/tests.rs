@@ -3,11 +3,11 @@
 use std::slice;
 
 use super::*;
-use crate::commands::sync_haproxy::table::{Held, Left, Table};
 use crate::commands::sync_haproxy::target::Licence;
 use crate::commands::sync_haproxy::testing::{at, endpoint, held, named, table, target};
 use crate::haproxy::AdminFlags;
 use crate::model::{Endpoint, SlotState};
+use crate::tables::{Held, Left, Table};
 
 const READY: AdminFlags = AdminFlags(4);
 const DRAIN: AdminFlags = AdminFlags(8 | 4);

@@ -11,8 +11,7 @@ use tokio::time::Instant;
 use super::super::adopt::{Adoption, Sight, adopt, barred, obstacle};
 use super::super::project::{Ledger, Projection, Wanted};
 use crate::commands::discover::plan::{
-    Absences, Action, Answer, Content, Floors, Places, Policy, Report, StoredConfirmation,
-    StoredSlot, StoredSpec, Table, World, plan,
+    Absences, Action, Answer, Floors, Places, Policy, Report, World, plan,
 };
 use crate::hsdo::{Item, LastUpdate, Row, Rows, Server};
 use crate::model::{
@@ -20,6 +19,7 @@ use crate::model::{
     Timestamp, Weight,
 };
 use crate::store::Revision;
+use crate::tables::{Content, StoredConfirmation, StoredSlot, StoredSpec, StoredTable};
 
 /// How often HSDO's server and discover ramp: a step each.
 pub(super) const STEP: Duration = Duration::from_secs(2);
@@ -174,7 +174,7 @@ pub(super) fn updated(row: &Row) -> Timestamp {
 /// A leading discover with its store.
 pub(super) struct Discover {
     pub(super) policy: Policy,
-    pub(super) table: Table,
+    pub(super) table: StoredTable,
     pub(super) revision: u64,
     pub(super) look: Option<Answer>,
     pub(super) known: Arc<BTreeSet<EndpointId>>,
@@ -200,7 +200,10 @@ impl Discover {
     pub(super) fn new(slots: u32) -> Self {
         Self {
             policy: policy(slots),
-            table: Table { confirmed: Some(StoredConfirmation::of_any_life()), ..Table::default() },
+            table: StoredTable {
+                confirmed: Some(StoredConfirmation::of_any_life()),
+                ..StoredTable::default()
+            },
             revision: 0,
             look: None,
             known: Arc::default(),
@@ -295,7 +298,7 @@ impl Discover {
         if let Some(spec) = planned.spec {
             self.revision += 1;
             self.table.spec =
-                Some(StoredSpec { modified: Revision(self.revision), spec: Some(spec) });
+                Some(StoredSpec { modified: Revision(self.revision), spec: Ok(spec) });
         }
         self.commit(&planned.actions);
     }

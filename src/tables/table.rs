@@ -1,9 +1,8 @@
 use std::collections::BTreeMap;
 
+use super::{Content, Damaged, StoredRemovals, StoredSpec, StoredTable};
 use crate::hsdo::{RowError, TableLayout};
-use crate::model::{
-    BackendName, BackendSpec, Confirmation, Removals, ServerAddress, SlotNumber, SlotRecord, keys,
-};
+use crate::model::{BackendName, BackendSpec, ServerAddress, SlotNumber, SlotRecord, keys};
 use crate::store::{Entry, Key, Revision, StoreLife};
 
 /// One slot table as it is stored.
@@ -66,10 +65,12 @@ impl Table {
         life: &StoreLife,
         reborn_at: Option<Revision>,
     ) -> Result<Option<Self>, TableError> {
-        let Some(entry) = entries.get(&keys::spec(name)) else {
+        let stored = StoredTable::read(name, entries.values());
+        let Some(StoredSpec { spec, .. }) = stored.spec else {
             return Ok(None);
         };
-        let spec = decode(entry)?;
+        let spec = spec.map_err(|reason| TableError::Entry { key: keys::spec(name), reason })?;
+        let confirmed = stored.confirmed.as_ref().and_then(|said| said.standing(life, reborn_at));
         let mut table = Self {
             name: name.clone(),
             layout: TableLayout::Lbctl,
@@ -77,20 +78,23 @@ impl Table {
             spec,
             slots: BTreeMap::new(),
             removed: BTreeMap::new(),
-            confirmed: entries
-                .get(&keys::confirmed(name))
-                .is_some_and(|entry| confirms(entry, life, reborn_at)),
+            confirmed: confirmed.is_some(),
             life: life.clone(),
             problems: Vec::new(),
         };
-        let (slots, removed) = (keys::slots(name), keys::removed(name));
-        for entry in entries.values() {
-            if let Some(number) = slots.strip(&entry.key) {
-                table.take(entry, number);
-            } else if let Some(number) = removed.strip(&entry.key) {
-                table.remember(entry, number);
-            }
+        for (slot, stored) in stored.slots {
+            table.take(slot, stored.content);
         }
+        for (slot, StoredRemovals { removals, .. }) in stored.removed {
+            table.removed.insert(slot, Left::Servers(removals.addresses().collect()));
+        }
+        // Other keys may be a later version's.
+        let slots = keys::slots(name);
+        for key in stored.strays.into_iter().filter(|key| slots.contains(key)) {
+            let reason = "its last part is not a slot number of five digits".into();
+            table.problems.push(TableError::Entry { key, reason });
+        }
+        table.problems.sort_by_key(ToString::to_string);
         Ok(Some(table))
     }
 
@@ -102,48 +106,23 @@ impl Table {
         self.spec.slots.min(SlotNumber::MAX.get()).max(last)
     }
 
-    /// What cannot be read is not remembered: then who is served stays.
-    fn remember(&mut self, entry: &Entry, number: &str) {
-        if let (Some(slot), Ok(removals)) = (slot_number(number), decode::<Removals>(entry)) {
-            self.removed.insert(slot, Left::Servers(removals.addresses().collect()));
-        }
-    }
-
-    fn take(&mut self, entry: &Entry, number: &str) {
-        let Some(slot) = slot_number(number) else {
-            let reason = "its last part is not a slot number of five digits".into();
-            self.problems.push(TableError::Entry { key: entry.key.clone(), reason });
-            return;
-        };
-        let held = decode(entry).map_or_else(
-            |problem| {
-                self.problems.push(problem);
+    fn take(&mut self, slot: SlotNumber, content: Content) {
+        let held = match content {
+            Content::Sound(record) => Held::By(record),
+            Content::Damaged(Damaged { why, .. }) => {
+                let key = keys::slot(&self.name, slot);
+                self.problems.push(TableError::Entry { key, reason: why });
                 Held::Unknown
-            },
-            Held::By,
-        );
+            }
+        };
         self.slots.insert(slot, held);
     }
-}
-
-/// Another spelling of a number would be a second entry for the same slot.
-fn slot_number(text: &str) -> Option<SlotNumber> {
-    text.parse().ok().filter(|slot: &SlotNumber| slot.padded() == text)
-}
-
-fn confirms(entry: &Entry, life: &StoreLife, reborn_at: Option<Revision>) -> bool {
-    let newer = reborn_at.is_none_or(|reborn| entry.modified > reborn);
-    newer && entry.json::<Confirmation>().is_ok_and(|said| !said.life.is_other(life))
-}
-
-fn decode<T: serde::de::DeserializeOwned>(entry: &Entry) -> Result<T, TableError> {
-    entry.json().map_err(|reason| TableError::Entry { key: entry.key.clone(), reason })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::sync_haproxy::testing::{entries, record, spec};
+    use crate::tables::testing::{entries, record, spec};
 
     fn name() -> BackendName {
         "web".parse().unwrap()

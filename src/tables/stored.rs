@@ -2,16 +2,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
-use super::Action;
 use crate::model::{
     BackendName, BackendSpec, Confirmation, Endpoint, EndpointId, Removals, SlotNumber, SlotRecord,
-    SlotState, Timestamp, keys,
+    SlotState, StoreLife, Timestamp, keys,
 };
 use crate::store::{Entry, Key, Revision};
+use crate::text;
 
 /// A backend's keys in the store, as far as they can be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Table {
+pub struct StoredTable {
     pub spec: Option<StoredSpec>,
     /// The slots that are held, and those whose entry is damaged. Any other is free.
     pub slots: BTreeMap<SlotNumber, StoredSlot>,
@@ -22,11 +22,11 @@ pub struct Table {
     pub strays: Vec<Key>,
 }
 
-/// The spec's entry; without a `spec` it is damaged.
+/// The spec's entry, or why it cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredSpec {
     pub modified: Revision,
-    pub spec: Option<BackendSpec>,
+    pub spec: Result<BackendSpec, String>,
 }
 
 /// What is remembered of a slot. What cannot be read is forgotten: then HAProxy goes on serving
@@ -45,6 +45,14 @@ pub struct StoredConfirmation {
 }
 
 impl StoredConfirmation {
+    /// The confirmation, where it counts: in the same life of the store, and newer than `reborn_at`
+    /// where the store's revisions have gone back to that.
+    pub fn standing(&self, life: &StoreLife, reborn_at: Option<Revision>) -> Option<&Confirmation> {
+        let confirmation = self.confirmation.as_ref()?;
+        let old = reborn_at.is_some_and(|reborn| self.modified <= reborn);
+        (!old && !confirmation.life.is_other(life)).then_some(confirmation)
+    }
+
     /// One that holds in a store that does not say which life it is in.
     #[cfg(test)]
     pub fn of_any_life() -> Self {
@@ -64,51 +72,56 @@ pub struct StoredSlot {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     Sound(SlotRecord),
-    /// Not what lbctl writes; where the endpoint is still readable, its server keeps its slot.
-    Damaged(Option<Endpoint>),
+    /// Not what lbctl writes.
+    Damaged(Damaged),
 }
 
-impl Table {
+/// What is left of an entry that cannot be read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Damaged {
+    /// Where it is still readable, its server keeps its slot.
+    pub endpoint: Option<Endpoint>,
+    pub why: String,
+}
+
+impl StoredTable {
     /// Reads the entries under [`keys::backend`].
     pub fn read<'a>(backend: &BackendName, entries: impl IntoIterator<Item = &'a Entry>) -> Self {
-        let (spec, confirmed) = (keys::spec(backend), keys::confirmed(backend));
-        let (slots, removed) = (keys::slots(backend), keys::removed(backend));
+        let prefix = keys::backend(backend);
         let mut table = Self::default();
         for entry in entries {
-            let modified = entry.modified;
-            if entry.key == spec {
-                table.spec = Some(StoredSpec { modified, spec: entry.json().ok() });
-            } else if entry.key == confirmed {
-                let confirmation = entry.json().ok();
-                table.confirmed = Some(StoredConfirmation { modified, confirmation });
-            } else if let Some(number) = slots.strip(&entry.key).and_then(slot_number) {
-                let content = Content::read(&entry.value);
-                table.slots.insert(number, StoredSlot { modified, content });
-            } else if let Some(number) = removed.strip(&entry.key).and_then(slot_number) {
-                let removals = entry.json().unwrap_or_default();
-                table.removed.insert(number, StoredRemovals { modified, removals });
-            } else {
-                table.strays.push(entry.key.clone());
-            }
+            table.take(prefix.strip(&entry.key).unwrap_or_default(), entry);
         }
         table
     }
 
-    /// The slots as they are once actions are written.
-    pub fn after(&self, actions: &[Action]) -> Self {
-        let mut table = self.clone();
-        for Action { slot, record, .. } in actions {
-            match record.clone() {
-                Some(record) => {
-                    let content = Content::Sound(record);
-                    // The store gives it one.
-                    let modified = Revision::default();
-                    table.slots.insert(*slot, StoredSlot { modified, content });
-                }
-                None => _ = table.slots.remove(slot),
+    /// Reads an entry; `part` is its key behind [`keys::backend`].
+    pub fn take(&mut self, part: &str, entry: &Entry) {
+        let modified = entry.modified;
+        let (list, number) = part.split_once('/').unwrap_or((part, ""));
+        match (list, slot_number(number)) {
+            ("spec", None) if number.is_empty() => {
+                self.spec = Some(StoredSpec { modified, spec: entry.json() });
             }
+            ("confirmed", None) if number.is_empty() => {
+                let confirmation = entry.json().ok();
+                self.confirmed = Some(StoredConfirmation { modified, confirmation });
+            }
+            ("slots", Some(number)) => {
+                let content = Content::read(&entry.value);
+                self.slots.insert(number, StoredSlot { modified, content });
+            }
+            ("removed", Some(number)) => {
+                let removals = entry.json().unwrap_or_default();
+                self.removed.insert(number, StoredRemovals { modified, removals });
+            }
+            _ => self.strays.push(entry.key.clone()),
         }
-        table
+    }
+
+    /// The spec, where it is there and can be read.
+    pub fn spec(&self) -> Option<&BackendSpec> {
+        self.spec.as_ref()?.spec.as_ref().ok()
     }
 
     /// The sound records, by slot.
@@ -129,7 +142,7 @@ impl Table {
 }
 
 impl Content {
-    pub(in crate::commands::discover) fn read(value: &[u8]) -> Self {
+    pub fn read(value: &[u8]) -> Self {
         /// The part of a record that names its server.
         #[derive(Deserialize)]
         struct Rest {
@@ -138,22 +151,28 @@ impl Content {
         }
         match serde_json::from_slice(value) {
             Ok(record) => Self::Sound(record),
-            Err(_) => Self::Damaged(serde_json::from_slice::<Rest>(value).ok().map(|r| r.endpoint)),
+            Err(why) => {
+                let endpoint = serde_json::from_slice::<Rest>(value).ok().map(|rest| rest.endpoint);
+                Self::Damaged(Damaged {
+                    endpoint,
+                    why: text::one_line(&why.to_string()).into_owned(),
+                })
+            }
         }
     }
 
     /// The record to go on from: a damaged one whose server is known counts as fully ramped, and
     /// one whose server is unknown rests under a made-up name, since a HAProxy may still serve it.
-    pub(super) fn repaired(&self, number: SlotNumber, now: Timestamp) -> Option<SlotRecord> {
+    pub fn repaired(&self, number: SlotNumber, now: Timestamp) -> Option<SlotRecord> {
         match self {
             Self::Sound(record) => Some(record.clone()),
-            Self::Damaged(Some(endpoint)) => Some(SlotRecord {
+            Self::Damaged(Damaged { endpoint: Some(endpoint), .. }) => Some(SlotRecord {
                 endpoint: endpoint.clone(),
                 state: if endpoint.leaving { SlotState::Drain } else { SlotState::Ready },
                 since: now,
                 started: Timestamp::UNIX_EPOCH,
             }),
-            Self::Damaged(None) => {
+            Self::Damaged(Damaged { endpoint: None, .. }) => {
                 let endpoint = Endpoint {
                     id: format!("damaged-{}", number.padded()).parse().ok()?,
                     // Of TEST-NET-1 (RFC 5737), and never served: the slot is at rest.
@@ -181,7 +200,7 @@ mod tests {
 
     use super::*;
 
-    fn read(entries: &[(&str, &str)]) -> Table {
+    fn read(entries: &[(&str, &str)]) -> StoredTable {
         let entries: Vec<Entry> = entries
             .iter()
             .map(|(key, value)| Entry {
@@ -192,7 +211,7 @@ mod tests {
                 lease: None,
             })
             .collect();
-        Table::read(&"web".parse().unwrap(), &entries)
+        StoredTable::read(&"web".parse().unwrap(), &entries)
     }
 
     const SOUND: &str = r#"{"id":"a","address":"10.0.0.1:80","state":"ready","new":1,
@@ -204,8 +223,10 @@ mod tests {
         let table = read(&[("slots/00001", SOUND), ("slots/00002", halved), ("slots/00003", "{")]);
         let content: Vec<&Content> = table.slots.values().map(|slot| &slot.content).collect();
         assert!(matches!(content[0], Content::Sound(record) if record.endpoint.id.as_str() == "a"));
-        assert!(matches!(content[1], Content::Damaged(Some(e)) if e.id.as_str() == "a"));
-        assert_eq!(content[2], &Content::Damaged(None));
+        assert!(
+            matches!(content[1], Content::Damaged(Damaged { endpoint: Some(e), .. }) if e.id.as_str() == "a")
+        );
+        assert!(matches!(content[2], Content::Damaged(Damaged { endpoint: None, .. })));
     }
 
     #[test]
