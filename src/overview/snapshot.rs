@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::election::LeaderRecord;
 use crate::model::{
-    BackendName, BackendSpec, EndpointId, HaproxyReport, ServerAddress, SlotNumber, SlotRecord,
-    SlotState, Timestamp, Weight, keys,
+    BackendName, BackendSpec, Confirmation, EndpointId, HaproxyReport, Removals, ServerAddress,
+    SlotNumber, SlotRecord, SlotState, Timestamp, Weight, keys,
 };
 use crate::store::{Entry, Revision};
 use crate::text;
@@ -140,6 +140,8 @@ impl Reading {
                 let number = number.parse().map_err(|error| format!("{error}"))?;
                 table.slots.push((number, entry.json()?, entry.modified));
             }
+            None if part == "confirmed" => _ = entry.json::<Confirmation>()?,
+            Some(("removed", _)) => _ = entry.json::<Removals>()?,
             _ => return Err("is no part of a table".into()),
         }
         Ok(())
