@@ -34,18 +34,18 @@ on_every_haproxy! {
     an_emptied_backend_is_seen_at_the_next_look,
 }
 
-const CHECK: &str = "check inter 100ms rise 2 fall 2";
+pub const CHECK: &str = "check inter 100ms rise 2 fall 2";
 const SLOTS: u32 = 2;
 
 /// A HAProxy with a backend `app`, and a table `web`.
-struct World {
-    haproxy: Haproxy,
-    store: SharedStore,
+pub struct World {
+    pub haproxy: Haproxy,
+    pub store: SharedStore,
     folder: TempDir,
 }
 
 impl World {
-    async fn start(version: Version, options: Options) -> Option<Self> {
+    pub async fn start(version: Version, options: Options) -> Option<Self> {
         let haproxy = Haproxy::start(options.on(version))?;
         let folder = tempfile::tempdir().unwrap();
         let store = open_store(&folder).await;
@@ -53,7 +53,7 @@ impl World {
         Some(Self { haproxy, store, folder })
     }
 
-    async fn ready(&self, number: u32, server: &NamedServer) {
+    pub async fn ready(&self, number: u32, server: &NamedServer) {
         let id = format!("e{number}");
         put_slot(&self.store, number, &id, server.address(), SlotState::Ready).await;
     }
@@ -65,7 +65,7 @@ impl World {
     }
 
     /// The daemon, which compares everything ten times a second.
-    fn sync(&self, more: &[&str]) -> Process {
+    pub fn sync(&self, more: &[&str]) -> Process {
         let backend = ["--backend", "app/srv", "--resync", "100ms"];
         let mut command = self.command(&backend);
         Process::start("sync", self.folder.path(), command.args(more))
@@ -75,7 +75,12 @@ impl World {
         self.command(&["--backend", "app", "--once"]).args(more).output().unwrap()
     }
 
-    async fn reported(&self, sync: &Process, what: &str, holds: impl Fn(&Told) -> bool) -> Told {
+    pub async fn reported(
+        &self,
+        sync: &Process,
+        what: &str,
+        holds: impl Fn(&Told) -> bool,
+    ) -> Told {
         let message = format!("{what}\n{}\n{}", sync.tail(), self.haproxy.tail());
         eventually_async(&message, async || {
             let entry = self.store.get(&keys::haproxy(&"lb1".parse().unwrap())).await.unwrap()?;
@@ -99,7 +104,7 @@ impl World {
         }
     }
 
-    fn served_by(&self, name: &str, sync: &Process) {
+    pub fn served_by(&self, name: &str, sync: &Process) {
         eventually(&format!("{name} to serve\n{}", sync.tail()), || {
             (Client::ask_once(self.haproxy.frontend("app"))? == name).then_some(())
         });
@@ -107,12 +112,12 @@ impl World {
 }
 
 #[derive(Debug)]
-struct Told {
-    converged: bool,
-    error: Option<String>,
+pub struct Told {
+    pub converged: bool,
+    pub error: Option<String>,
 }
 
-fn app(words: &str) -> Backend {
+pub fn app(words: &str) -> Backend {
     Backend::new("app", SLOTS).prefix("srv").server(words)
 }
 
@@ -228,7 +233,12 @@ async fn a_persons_weight_of_zero_is_undone_without_ending_a_session(version: Ve
 
 /// An agent beside the server on 127.0.0.2 that always answers the same, and how often it did.
 fn agent(says: &'static str) -> (u16, Arc<AtomicU64>) {
-    let listener = TcpListener::bind("127.0.0.2:0").unwrap();
+    agent_at("127.0.0.2", says)
+}
+
+/// An agent, and how often it was asked.
+pub fn agent_at(ip: &str, says: &'static str) -> (u16, Arc<AtomicU64>) {
+    let listener = TcpListener::bind((ip, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let asked = Arc::new(AtomicU64::new(0));
     let counted = asked.clone();
