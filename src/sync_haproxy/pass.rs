@@ -81,9 +81,15 @@ impl Look {
         self.plan.drift.iter().all(is_harmless)
     }
 
-    /// Whether all that is left to do waits for another configuration.
+    /// Whether all that is left to do waits for another configuration, or for somebody's word on who
+    /// may leave.
     pub fn is_misconfigured(&self) -> bool {
-        let waits = |slot| self.plan.unplaced.contains(slot) || self.misconfigured.contains(slot);
+        let unordered = &self.plan.unordered;
+        let waits = |slot: &SlotNumber| {
+            self.plan.unplaced.contains(slot)
+                || self.misconfigured.contains(slot)
+                || unordered.get(slot).is_some_and(|kept| !kept.why.waits_for_servers())
+        };
         self.plan.drift.iter().all(waits)
     }
 

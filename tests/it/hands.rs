@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use lbctl::model::{SlotState, keys};
 use lbctl::store::{Commit, Txn};
 
-use super::neighbours::{CHECK, Told, World, agent_at, app};
+use super::neighbours::{CHECK, Told, World, agent_at, app, refused};
 use super::support::haproxy::{Client, NamedServer, Options, Version, on_every_haproxy};
 use super::support::{Process, eventually};
 use super::sync_haproxy::{put_slot, web};
@@ -17,6 +17,7 @@ on_every_haproxy! {
     an_agents_maint_stays,
     an_address_by_another_hand_is_undone_where_others_serve,
     a_draining_server_whose_record_is_lost_leaves_once_it_is_empty,
+    a_run_ends_at_once_where_nobody_confirms_a_drain,
 }
 
 fn is(world: &World, name: &str, state: &str) -> Option<()> {
@@ -138,4 +139,18 @@ async fn a_draining_server_whose_record_is_lost_leaves_once_it_is_empty(version:
     becomes(&world, &sync, "srv1", "maint");
     let told = world.reported(&sync, "convergence", |told| told.converged).await;
     assert_eq!(told.error, None);
+}
+
+async fn a_run_ends_at_once_where_nobody_confirms_a_drain(version: Version) {
+    let Some(world) = World::start(version, Options::new([app("")])).await else { return };
+    let [a, b] = ["a", "b"].map(|name| NamedServer::start(name, "127.0.0.2"));
+    world.ready(1, &a).await;
+    world.ready(2, &b).await;
+    let output = world.once(&[]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    put_slot(&world.store, 1, "e1", a.address(), SlotState::Drain).await;
+    let unsaid = Txn::new().delete(keys::confirmed(&web()));
+    assert!(matches!(world.store.commit(unsaid).await.unwrap(), Commit::Committed(_)));
+    refused(&world.once(&[]), "table web was not yet confirmed");
+    assert_eq!(is(&world, "srv1", "ready"), Some(()));
 }

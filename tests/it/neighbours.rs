@@ -71,7 +71,7 @@ impl World {
         Process::start("sync", self.folder.path(), command.args(more))
     }
 
-    fn once(&self, more: &[&str]) -> Output {
+    pub fn once(&self, more: &[&str]) -> Output {
         self.command(&["--backend", "app", "--once"]).args(more).output().unwrap()
     }
 
@@ -126,7 +126,7 @@ fn written(line: &str) -> Backend {
     Backend::new("app", 0).line(line)
 }
 
-fn refused(output: &Output, expected: &str) {
+pub fn refused(output: &Output, expected: &str) {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(78), "{said}");
     assert!(said.contains(expected), "{expected:?} is not in {said}");
