@@ -7,6 +7,7 @@ mod files;
 mod history;
 mod leader;
 mod lives;
+mod readiness;
 mod registrations;
 
 use std::path::Path;
