@@ -92,7 +92,7 @@ fn keep(path: &Path) {
         return;
     }
     let kept = file::beside(path, "-before-restore");
-    let copied = Database::open(path, History::default(), Access::Look).and_then(|mut database| {
+    let copied = Database::open(path, History::default(), Access::Guest).and_then(|mut database| {
         let copied = write(&mut database, &kept);
         database.close();
         copied

@@ -44,7 +44,7 @@ fn a_look_makes_no_store() {
 
 /// systemd-nspawn shows its containers another boot id than the host's.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_look_from_another_boot_ends_no_leases() {
+async fn a_command_from_another_boot_ends_no_leases() {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("lbctl.db");
     let store = open(database.clone()).await;
@@ -52,11 +52,22 @@ async fn a_look_from_another_boot_ends_no_leases() {
     commit(&store, Txn::new().put_leased(key("leased"), "", lease.id)).await;
     let other = Connection::open(&database).unwrap();
     other.execute("UPDATE meta SET boot = 'that of the host'", []).unwrap();
-    for args in
-        [&["status"][..], &["store", "list"], &["store", "export"], &["store", "get", "leased"]]
-    {
-        assert!(run(&database, args).status.success());
+    let file = folder.path().join("lines");
+    std::fs::write(&file, r#"{"key":"imported","value":""}"#).unwrap();
+    for args in [
+        &["status"][..],
+        &["store", "list"],
+        &["store", "export"],
+        &["store", "get", "leased"],
+        &["store", "put", "k", "v"],
+        &["store", "delete", "k"],
+        &["store", "import", file.to_str().unwrap()],
+        &["store", "backup", folder.path().join("backup").to_str().unwrap()],
+    ] {
+        let output = run(&database, args);
+        assert!(output.status.success(), "{args:?}: {output:?}");
     }
+    assert!(get(&store, "imported").await.is_some());
     let boot: String = other.query_row("SELECT boot FROM meta", [], |row| row.get(0)).unwrap();
     assert_eq!(boot, "that of the host");
     assert!(get(&store, "leased").await.is_some(), "the host's lease was ended");
