@@ -346,6 +346,35 @@ fn nothing_leaves_when_dynamodb_s_table_was_deleted_and_made_anew() {
     traffic.all_answered(&sync.tail());
 }
 
+/// As somebody tidies a folder up: what lbctl keeps beside its database is gone, under it all.
+#[test]
+fn nothing_leaves_when_the_files_beside_sqlite_are_deleted() {
+    let Some(site) = Site::start(World::sqlite()) else { return };
+    let (discover, sync) = (site.discover(), site.sync());
+    let before = site.serves_all(&sync.tail());
+    site.converges(&sync);
+    let traffic = Traffic::start(site.haproxy.frontend("web"));
+    for beside in [&["-wake"][..], &["-life"], &["-wake", "-life"]] {
+        for suffix in beside {
+            std::fs::remove_file(site.world.dir.path().join(format!("lbctl.db{suffix}"))).unwrap();
+        }
+        // Whoever comes new makes them anew.
+        assert!(site.world.command(&["status"]).output().unwrap().status.success());
+        assert!(site.world.command(&["store", "put", "k", "v"]).output().unwrap().status.success());
+        site.converges(&sync);
+        assert_eq!(states(&site.haproxy, "web"), before, "{}", discover.tail());
+    }
+    // What the log of the one before had is lost, and HAProxy goes on by what discover writes anew.
+    let new = NamedServer::start("s4", "127.0.0.14");
+    let all = site.own.iter().chain([&new]).map(|server| format!("\"{}\"", server.address()));
+    site.write_list(&format!("[{}]", all.collect::<Vec<_>>().join(", ")));
+    eventually(&format!("the fourth to serve\n{}\n{}", discover.tail(), sync.tail()), || {
+        (site.haproxy.server("web", "srv4").state() == "ready").then_some(())
+    });
+    assert_eq!(states(&site.haproxy, "web")[..3], before[..3], "{}", discover.tail());
+    traffic.all_answered(&sync.tail());
+}
+
 #[test]
 fn nothing_leaves_when_records_are_lost_and_they_are_written_again() {
     let Some(site) = Site::start(World::sqlite()) else { return };
