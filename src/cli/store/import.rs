@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::plan::{Step, batches, is_of_its_store, plan};
 use super::line::BadLines;
+use super::plan::{Step, batches, is_of_its_store, plan};
 use super::{input, line};
 use crate::error::{CommandError, CommandResult, Kind};
 use crate::output;
@@ -47,9 +47,8 @@ impl Args {
     pub(super) async fn run(self, store: &SharedStore) -> CommandResult {
         let Self { file, replace, dry_run } = self;
         let file = file.as_deref();
-        let read = line::read_all(input::file_or_stdin(file)?).map_err(|error| {
-            input::unreadable(error, file.unwrap_or(Path::new("-")))
-        })?;
+        let read = line::read_all(input::file_or_stdin(file)?)
+            .map_err(|error| input::unreadable(error, file.unwrap_or(Path::new("-"))))?;
         let mut wanted = read.map_err(|bad| bad_lines(&bad))?;
         let total = wanted.len();
         wanted.retain(|key, _| !is_of_its_store(key));

@@ -18,9 +18,7 @@ mod watch;
 
 use crate::config::Globals;
 use crate::error::CommandResult;
-use crate::store::{
-    SharedStore, await_to_read, open_as_guest, open_from, open_to_read, url_from,
-};
+use crate::store::{SharedStore, await_to_read, open_as_guest, open_from, open_to_read, url_from};
 
 /// Read and write the store by hand
 #[derive(Debug, clap::Args)]

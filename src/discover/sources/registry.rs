@@ -193,9 +193,8 @@ mod tests {
         let mut deleted = Deleted::default();
         deleted.look(&store, all.iter()).await;
         assert_eq!(deleted.ids().count(), 0);
-        let awaits = |deleted: &Deleted| -> Vec<String> {
-            deleted.ids().map(ToString::to_string).collect()
-        };
+        let awaits =
+            |deleted: &Deleted| -> Vec<String> { deleted.ids().map(ToString::to_string).collect() };
         deleted.look(&store, [].iter()).await;
         assert_eq!(awaits(&deleted), ["a", "d"]);
         deleted.look(&store, all[3..].iter()).await;

@@ -154,10 +154,17 @@ async fn sighup_tells_that_a_secret_has_changed_and_never_the_secret() {
     world.reload(&with("first-token", "first-pass"));
     world.discover.wait_for_log("the configuration was read again: nothing has changed");
     world.reload(&with("second-token", "second-pass"));
-    world.discover.wait_for_log("INFO changed: discover.consul-token changed (its value is masked)");
-    world.discover.wait_for_log("the old value goes on: store.password changed (its value is masked)");
+    world
+        .discover
+        .wait_for_log("INFO changed: discover.consul-token changed (its value is masked)");
+    world
+        .discover
+        .wait_for_log("the old value goes on: store.password changed (its value is masked)");
     let log = world.discover.log();
-    assert!(!log.contains("-token'") && !log.contains("first-") && !log.contains("second-"), "{log}");
+    assert!(
+        !log.contains("-token'") && !log.contains("first-") && !log.contains("second-"),
+        "{log}"
+    );
 }
 
 #[tokio::test]

@@ -106,12 +106,11 @@ async fn that_its_own_change_does_not_show_up() {
     let asked = Asked::works().await;
     spoil(&asked.world, SILENCE);
     sees(&asked.world, &["a", "b"]);
-    asked
-        .is_not_ready(&["web: table: nothing has been planned for", "has not shown up yet"])
-        .await;
+    asked.is_not_ready(&["web: table: nothing has been planned for", "has not shown up yet"]).await;
     spoil(&asked.world, MENDED);
     // The first commit that is heard of again shows that the others are there.
-    let _put = asked.world.store.commit(Txn::new().put("backends/web/x".parse().unwrap(), "")).await;
+    let _put =
+        asked.world.store.commit(Txn::new().put("backends/web/x".parse().unwrap(), "")).await;
     asked.is_ready().await;
     asked.world.becomes(&asked.discover, &["1 ready a", "2 ready b"]).await;
 }
