@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::apply::{Applied, apply};
 use super::hsdo::{self, Adoption, Hsdo};
 use super::plan::{Absences, ActionKind, Content, Places, Plan, Report, Table, World, plan};
-use super::report::{Reporter, Seen};
+use super::report::{NOT_SHOWN, Reporter, Seen};
 use super::settings::BackendSettings;
 use super::shared::Shared;
 use super::sources::{Look, Source, SourceContext};
@@ -386,7 +386,7 @@ impl Backend {
             return Some("the store does not answer");
         }
         if table.revision() < self.committed {
-            return Some("the last change has not shown up yet");
+            return Some(NOT_SHOWN);
         }
         let Some(look) = &self.look else {
             return Some("the source has not answered yet");

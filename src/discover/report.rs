@@ -44,6 +44,9 @@ pub struct Reporter {
     refused: Lasting,
 }
 
+/// Why nothing is planned between a commit of this process and the news of it.
+pub const NOT_SHOWN: &str = "the last change has not shown up yet";
+
 /// How long a store may take to show a change, or to take one.
 const HICCUP: Duration = Duration::from_secs(5);
 
@@ -350,7 +353,8 @@ impl Reporter {
                 self.unwritten = Some(error.clone());
             }
         }
-        self.judge(None);
+        // Where nothing else happens, nobody would ever miss the news of it.
+        self.judge(matches!(result, Ok(Applied::Written(_))).then_some(NOT_SHOWN));
     }
 
     fn log_actions(&self, plan: &Plan) {

@@ -27,7 +27,12 @@ pub struct HsdoFeed {
 impl HsdoFeed {
     pub fn read(reader: &mut Reader, layout: TableLayout) -> Option<Self> {
         let path = |name: &str| format!("sync-haproxy.{name}");
-        let (table, region) = (reader.find(&path("hsdo-table")), reader.find(&path("aws-region")));
+        // In the other layout it says whose the table in the store is to be.
+        let table = match layout {
+            TableLayout::Hsdo => reader.find(&path("hsdo-table")),
+            TableLayout::Lbctl => None,
+        };
+        let region = reader.find(&path("aws-region"));
         let least = Duration::from_millis(100);
         let poll = settings::duration(reader, &path("table-poll"), 1, least);
         let place = TablePlace::of(reader, "sync-haproxy", layout, table, region)?;

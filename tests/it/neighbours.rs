@@ -31,6 +31,7 @@ on_every_haproxy! {
     sockets_are_named_as_haproxy_names_them,
     a_prefix_may_end_in_a_digit,
     one_backend_has_servers_of_two_prefixes,
+    names_of_two_hundred_characters_are_names,
     an_emptied_backend_is_seen_at_the_next_look,
 }
 
@@ -389,4 +390,37 @@ async fn an_emptied_backend_is_seen_at_the_next_look(version: Version) {
     let started = std::time::Instant::now();
     world.served_by("a", &sync);
     assert!(started.elapsed() < Duration::from_secs(8), "{}", sync.tail());
+}
+
+async fn names_of_two_hundred_characters_are_names(version: Version) {
+    let long = |letter: &str| letter.repeat(200);
+    let (places, added, prefix) = (long("p"), long("d"), long("s"));
+    let backends = [
+        Backend::new(&places, SLOTS).http().prefix(&prefix).server(CHECK),
+        Backend::new(&added, 0).http(),
+    ];
+    let Some(world) = World::start(version, Options::new(backends)).await else { return };
+    let servers = [NamedServer::start("a", "127.0.0.2"), NamedServer::start("b", "127.0.0.3")];
+    for (number, server) in (1..).zip(&servers) {
+        world.ready(number, server).await;
+    }
+    let (places_ref, added_ref) = (format!("{places}/{prefix}"), format!("{added}/{prefix}"));
+    for (backend, target, more) in [
+        (&places, &places_ref, &[][..]),
+        (&added, &added_ref, &["--mode", "dynamic", "--server-options", CHECK]),
+    ] {
+        for _ in 0..2 {
+            let mut command = world.command(&["--once", "--backend", target]);
+            let output = command.args(more).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        for (number, server) in (1..).zip(&servers) {
+            let there = world.haproxy.server(backend, &format!("{prefix}{number}"));
+            assert_eq!((there.state(), there.address()), ("ready", server.address().to_string()));
+        }
+        eventually("a server to answer", || Client::ask_once(world.haproxy.frontend(backend)));
+    }
+    let too_long = "x".repeat(256);
+    let output = world.command(&["--once", "--backend", &too_long]).output().unwrap();
+    refused(&output, "is longer than 255 bytes");
 }
