@@ -325,14 +325,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn all_of_many_come_to_lead_though_the_store_is_slow() {
         let store = Faulty::new(MemoryStore::new(), 1);
-        let (delay, max_delay) = (1.0, TTL / 40);
+        let (delay, max_delay) = (1.0, TTL / 20);
         store.set_faults(Faults { delay, max_delay, ..Faults::default() });
         let elections = Elections::together(Arc::new(store), TTL);
         let stand = |number| {
             let name = format!("e{number}").parse().unwrap();
             elections.stand(Options { name, id: "a".parse().unwrap(), ttl: TTL })
         };
-        let candidates: Vec<Candidate> = (0..10 * COUNT).map(stand).collect();
+        let candidates: Vec<Candidate> = (0..20 * COUNT).map(stand).collect();
         for candidate in &candidates {
             timeout(TTL * 20, leads(candidate)).await.expect("it comes to lead");
         }
