@@ -4,6 +4,7 @@
 mod admin;
 mod backoff;
 mod echoes;
+mod health;
 mod hosts;
 mod live_gauge;
 mod log_writer;
@@ -17,9 +18,11 @@ mod settings;
 mod status;
 mod tasks;
 pub mod telemetry;
+mod ticks;
 
-pub use backoff::{Backoff, Health};
+pub use backoff::Backoff;
 pub use echoes::Echoes;
+pub use health::{Health, Healths};
 pub use live_gauge::LiveGauge;
 pub use open_files::raise_open_files;
 pub use orphans::reap_orphans;
@@ -29,3 +32,4 @@ pub use run::{Context, run, until_signal};
 pub use settings::{AdminAddress, DaemonArgs, Options};
 pub use status::StatusBoard;
 pub use tasks::{OwnedTask, Tasks, spawn_owned};
+pub use ticks::last_tick;

@@ -12,7 +12,7 @@ use super::hsdo;
 use super::plan::{Plan, Refusal, Table, Unplaced, Waiting};
 use super::settings::BackendSettings;
 use super::sources::Look;
-use crate::daemon::{Context, Gate, Health, StatusBoard};
+use crate::daemon::{Context, Gate, Health, Healths, StatusBoard};
 use crate::election::Standing;
 use crate::model::{BackendName, SlotState, Timestamp};
 use crate::store::{Error, Result};
@@ -90,17 +90,27 @@ struct Said {
     waiting: Vec<Waiting>,
 }
 
-/// The part `discover` of `/status`: every backend's word.
+/// The part `discover` of `/status`: every backend's word; and how all of them are, for the log.
 #[derive(Debug, Clone)]
-pub struct Board(StatusBoard);
+pub struct Board {
+    status: StatusBoard,
+    sources: Healths,
+    stores: Healths,
+    writes: Healths,
+}
 
 impl Board {
     pub fn new(status: StatusBoard) -> Self {
-        Self(status)
+        Self {
+            status,
+            sources: Healths::new("sources of backends"),
+            stores: Healths::new("backends' ways to the store"),
+            writes: Healths::new("backends' writes of their tables"),
+        }
     }
 
     fn publish(&self, backend: &BackendName, value: Option<Value>) {
-        self.0.publish_member("discover", "backends", backend.as_str(), value);
+        self.status.publish_member("discover", "backends", backend.as_str(), value);
     }
 }
 
@@ -138,6 +148,9 @@ impl Reporter {
         reporter.leaderless = Lasting::new(ttl + HICCUP);
         let teller = |_: &_| hsdo::Teller::new(backend.clone(), Some(gate("HSDO's table")));
         reporter.hsdo = settings.hsdo.as_ref().map(teller);
+        reporter.source = board.sources.one(format!("the source of backend {backend}"));
+        reporter.store = board.stores.one(format!("the store, for backend {backend},"));
+        reporter.writes = board.writes.one(format!("writing the table of backend {backend}"));
         reporter.board = Some(board);
         reporter
     }
