@@ -63,6 +63,7 @@ pub enum Command {
 
 /// Parses the command line, runs the command and answers the process's exit code.
 pub fn main() -> ExitCode {
+    telemetry::report_panics();
     let cli = Cli::parse();
     let LogSettings { format, level } = cli.globals.log_settings();
     telemetry::init_logs(format, level);

@@ -72,6 +72,7 @@ impl Bench {
         let (mut ours, mut peer) = (Samples::default(), Samples::default());
         for round in 0..=rounds {
             self.empty();
+            self.forget();
             let our = time(|| self.pass(&views));
             self.empty();
             let other = time(|| Bare::connect(&socket).send(&commands));
@@ -94,7 +95,10 @@ impl Bench {
         self.pass(&views[1]);
         let (ours, peer) = in_turn(
             rounds,
-            || time(|| self.pass(&views[0])),
+            || {
+                self.forget();
+                time(|| self.pass(&views[0]))
+            },
             || time(|| Bare::connect(&socket).send(&commands[1])),
         );
         report.add(ratio(self.name(version, "replaced"), &ours, &peer, Target::RatioAtMost(1.5)));
@@ -161,6 +165,7 @@ impl Bench {
         let (mut ours, mut peer) = (Samples::default(), Samples::default());
         for _ in 0..5 {
             self.empty();
+            self.forget();
             ours.push(time(|| self.pass(&views)));
             self.empty();
             peer.push(time(|| {
@@ -228,7 +233,10 @@ impl Bench {
         self.pass(&views[1]);
         let (ours, peer) = in_turn(
             rounds,
-            || time(|| assert!(self.pass(&views[0]) > 0, "there was nothing to do")),
+            || {
+                self.forget();
+                time(|| assert!(self.pass(&views[0]) > 0, "there was nothing to do"))
+            },
             || {
                 let sent = time(|| {
                     let mut bare = Bare::connect(&socket);
@@ -262,6 +270,15 @@ impl Bench {
         let pass = self.runtime.block_on(pass).unwrap();
         assert!(pass.is_converged(), "{:?}", pass.errors());
         pass.applied
+    }
+
+    /// What the peer does is to an engine another writer's fight against it, so that it writes ever
+    /// more seldom: a new one knows nothing of the rounds before. It has asked HAProxy who it is.
+    fn forget(&mut self) {
+        self.engine = fixture::engine(&self.haproxy);
+        let nothing = Views::new();
+        let pass = self.engine.pass(&nothing, Timestamp::now());
+        assert_eq!(self.runtime.block_on(pass).unwrap().applied, 0);
     }
 
     /// Takes every server out, with an address and a weight that it has nowhere else.

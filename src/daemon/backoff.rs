@@ -1,4 +1,3 @@
-use std::fmt;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -34,57 +33,5 @@ impl Backoff {
     /// Waits for [`Self::next_wait`].
     pub async fn wait(&mut self) {
         tokio::time::sleep(self.next_wait()).await;
-    }
-}
-
-/// Logs a loop's turns, not its tries: "failing", "still failing since", "recovered".
-#[derive(Debug)]
-pub struct Health {
-    what: String,
-    failing: Option<Failing>,
-}
-
-#[derive(Debug)]
-struct Failing {
-    since: Instant,
-    tries: u64,
-    last_said: Instant,
-    last_error: String,
-}
-
-/// How often a lasting failure is said again.
-const SAY_AGAIN: Duration = Duration::from_secs(30);
-
-impl Health {
-    /// `what` fits "… is failing" and "… has recovered".
-    pub fn new(what: impl Into<String>) -> Self {
-        Self { what: what.into(), failing: None }
-    }
-
-    pub fn failed(&mut self, error: &impl fmt::Display) {
-        let (now, what, text) = (Instant::now(), &self.what, error.to_string());
-        match &mut self.failing {
-            None => {
-                tracing::warn!(error = %text, "{what} is failing");
-                self.failing =
-                    Some(Failing { since: now, tries: 1, last_said: now, last_error: text });
-            }
-            Some(failing) => {
-                failing.tries += 1;
-                if now - failing.last_said >= SAY_AGAIN || failing.last_error != text {
-                    let seconds = (now - failing.since).as_secs();
-                    tracing::warn!(error = %text, tries = failing.tries, "{what} is still failing since {seconds} s");
-                    failing.last_said = now;
-                    failing.last_error = text;
-                }
-            }
-        }
-    }
-
-    pub fn succeeded(&mut self) {
-        if let Some(failing) = self.failing.take() {
-            let (what, seconds) = (&self.what, failing.since.elapsed().as_secs());
-            tracing::info!(tries = failing.tries, "{what} has recovered after {seconds} s");
-        }
     }
 }

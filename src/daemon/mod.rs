@@ -3,6 +3,7 @@
 
 mod admin;
 mod backoff;
+mod health;
 mod hosts;
 mod log_writer;
 mod notify;
@@ -14,8 +15,10 @@ mod settings;
 mod status;
 mod tasks;
 pub mod telemetry;
+mod ticks;
 
-pub use backoff::{Backoff, Health};
+pub use backoff::Backoff;
+pub use health::{Health, Healths};
 pub use open_files::raise_open_files;
 pub use readiness::{Gate, Readiness};
 pub use reload::Reload;
@@ -23,3 +26,4 @@ pub use run::{Context, run, until_signal};
 pub use settings::{AdminAddress, DaemonArgs, Options};
 pub use status::StatusBoard;
 pub use tasks::{OwnedTask, Tasks, spawn_owned};
+pub use ticks::last_tick;

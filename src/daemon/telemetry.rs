@@ -1,5 +1,6 @@
 //! Logs on stderr.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::Write;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -25,13 +26,27 @@ fn writer() -> Option<&'static LogWriter> {
     WRITER.get_or_init(|| LogWriter::start(std::io::stderr()).ok()).as_ref()
 }
 
-/// Says the last words of the process, after all that was logged. Nobody who does not read them can
-/// keep it from ending.
+/// Says the last words of the process or of a thread, after all that was logged. Nobody who does not
+/// read them can keep it from ending.
 pub fn last_words(text: &str) {
     let Some(writer) = writer() else { return };
     // It takes what comes.
     _ = writer.clone().write_all(text.as_bytes()).is_ok();
     writer.flush(FLUSH_TIME);
+}
+
+/// Has panics said by what writes the log: the standard way waits for whoever reads stderr, and the
+/// thread that panicked with it.
+pub fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let (name, trace) = (thread.name().unwrap_or("<unnamed>"), Backtrace::capture());
+        let trace = match trace.status() {
+            BacktraceStatus::Captured => format!("{trace}\n"),
+            _ => String::new(),
+        };
+        last_words(&format!("thread '{name}' {panic}\n{trace}"));
+    }));
 }
 
 /// Where a log line goes.

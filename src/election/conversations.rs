@@ -270,7 +270,9 @@ fn campaigns_that_are_given_up_become_rarer_though_each_is_heard_of() {
     let (mut revision, mut effects) = (0, talk.at(0.0));
     while talk.now < TTL * 2 {
         // Whatever it writes is gone at once, as if somebody deletes every leader key.
-        let (call, answer) = match effects.first() {
+        let is_request =
+            |e: &&Effect| matches!(e, Effect::Read(_) | Effect::Grant(_) | Effect::Campaign(..));
+        let (call, answer) = match effects.iter().rfind(is_request) {
             Some(Effect::Read(call)) => (*call, Answer::Read(None)),
             Some(Effect::Grant(call)) => {
                 campaigns.push(talk.now);
@@ -292,6 +294,35 @@ fn campaigns_that_are_given_up_become_rarer_though_each_is_heard_of() {
         }
     }
     assert!((5..30).contains(&campaigns.len()), "{campaigns:?}");
+}
+
+#[test]
+fn a_campaign_that_waits_for_its_turn_is_not_late_and_ends_when_another_leads() {
+    let mut talk = Talk::new();
+    talk.at(0.0);
+    assert_eq!(talk.answer(1, Answer::Read(None)), [Effect::Grant(2)]);
+    assert_eq!(talk.at(60.0), [], "however long others are before it");
+    assert_eq!((talk.tell(Input::Sent(2)), talk.machine.wake_at()), (vec![], Some(seconds(62.5))));
+    assert_eq!(talk.at(62.5), [], "the store is late, and it follows");
+    assert!(!talk.machine.is_campaigning());
+    let mut talk = Talk::new();
+    talk.at(0.0);
+    talk.answer(1, Answer::Read(None));
+    let other = holder(3, 1);
+    assert_eq!(talk.tell(Input::Seen(other.clone())), [follows(Some(other))]);
+    assert!(!talk.machine.is_campaigning());
+    assert_eq!(talk.tell(Input::Sent(2)), []);
+    assert_eq!(talk.tell(Input::Gone(Revision(4))), [follows(None), Effect::Grant(3)]);
+}
+
+#[test]
+fn what_the_watch_tells_before_anything_was_asked_is_not_read_again_for_a_while() {
+    let mut talk = Talk::new();
+    assert_eq!(talk.tell(Input::Seen(holder(3, 1))), [follows(Some(holder(3, 1)))]);
+    assert_eq!(talk.machine.wake_at(), Some(TTL));
+    assert_eq!(talk.at(10.0), [Effect::Read(1)]);
+    let mut talk = Talk::new();
+    assert_eq!(talk.tell(Input::Gone(Revision(3))), [Effect::Grant(1)]);
 }
 
 #[test]

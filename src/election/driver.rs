@@ -1,13 +1,13 @@
 //! Runs the state machine of an election on a store.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -17,7 +17,7 @@ use super::machine::{self, Answer, CallId, Effect, Input, Machine, Moment};
 use super::metrics::Metrics;
 use super::view::Holder;
 use super::{Elections, FencingToken, LeaderRecord, Leadership, Options, Standing, timing};
-use crate::daemon::Health;
+use crate::daemon::{self, Health, last_tick};
 use crate::model::{Timestamp, keys};
 use crate::store::{
     Change, Entry, ErrorKind, Guard, Key, LeaseId, Listing, Result, Revision, SharedStore,
@@ -36,8 +36,14 @@ pub(super) async fn drive(
     let mut leader = elections.leaders.watch(options.name.as_str());
     let mut lives = Lives::default();
     let mut driver = Driver::new(elections, options, told);
+    let ttl = driver.options.ttl;
     let mut resigning = false;
-    driver.feed(Input::Tick);
+    // What the watch knows need not be read.
+    if let Ok(event) = timeout(timing::first_news_wait(ttl), leader.next_event()).await
+        && let Some(input) = lives.news_of(&driver.key, event)
+    {
+        driver.feed(input);
+    }
     while !driver.stopped {
         let wake = driver.wake_at();
         let input = tokio::select! {
@@ -46,6 +52,7 @@ pub(super) async fn drive(
                 Input::Resign
             }
             (id, answer) = answered(&mut driver.call) => driver.take_in(id, answer),
+            (id, turn) = turn_comes(&mut driver.waiting) => driver.take_turn(id, turn),
             event = leader.next_event() => match lives.news_of(&driver.key, event) {
                 Some(input) => input,
                 None => continue,
@@ -57,6 +64,25 @@ pub(super) async fn drive(
     }
     // Keys of abandoned campaigns would keep others out for as long as their leases live.
     while driver.endings.next().await.is_some() {}
+}
+
+/// How long a wait may be that only an input other than time ends.
+const NOTHING_DUE: Duration = Duration::from_secs(3600);
+
+/// How all elections of a process are.
+#[derive(Debug, Clone)]
+pub(super) struct Healths {
+    calls: daemon::Healths,
+    campaigns: daemon::Healths,
+}
+
+impl Default for Healths {
+    fn default() -> Self {
+        Self {
+            calls: daemon::Healths::new("elections"),
+            campaigns: daemon::Healths::new("candidates for elections"),
+        }
+    }
 }
 
 /// What the machine's effects act on.
@@ -74,16 +100,16 @@ struct Driver {
     hold: Option<Hold>,
     /// Those that all candidates of this process have for campaigns.
     turns: Arc<Semaphore>,
-    /// Held during a campaign.
-    turn: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
+    /// A campaign that waits for its turn.
+    waiting: Option<Waiting>,
+    /// Held during a campaign, and no longer: others wait for it.
+    turn: Option<OwnedSemaphorePermit>,
     call: Option<Call>,
     endings: FuturesUnordered<BoxFuture<'static, ()>>,
     /// Whether the store answers.
     health: Health,
     /// Whether campaigns come to an end.
     campaigns: Health,
-    /// Whether the request under way tells how the store is.
-    health_counts: bool,
     metrics: Metrics,
     stopped: bool,
 }
@@ -94,6 +120,14 @@ struct Call {
     sent: Instant,
     answer: BoxFuture<'static, Result<Answer>>,
 }
+
+/// A request for a lease that is not sent yet.
+struct Waiting {
+    id: CallId,
+    turn: BoxFuture<'static, Turn>,
+}
+
+type Turn = std::result::Result<OwnedSemaphorePermit, AcquireError>;
 
 /// A leadership that is lost with this value, also when the candidate is dropped.
 struct Held {
@@ -111,16 +145,19 @@ impl Driver {
             leading: None,
             call: None,
             endings: FuturesUnordered::new(),
-            health: Health::new(format!("the election {}", options.name)),
-            campaigns: Health::new(format!("standing in the election {}", options.name)),
-            health_counts: true,
+            health: elections.healths.calls.one(format!("the election {}", options.name)),
+            campaigns: elections
+                .healths
+                .campaigns
+                .one(format!("standing in the election {}", options.name)),
             metrics: Metrics::new(&options.name),
             stopped: false,
             store: elections.store,
             shared: elections.lease,
             hold: None,
             turns: elections.turns,
-            turn: Arc::default(),
+            waiting: None,
+            turn: None,
             options,
             told,
         }
@@ -128,8 +165,12 @@ impl Driver {
 
     fn wake_at(&self) -> Instant {
         match self.machine.wake_at() {
-            Some(wake) => self.clock.instant(wake),
-            None => Instant::now(),
+            Some(wake) => {
+                let due = self.clock.instant(wake);
+                let latest = due + self.machine.may_wait();
+                last_tick(latest, timing::gather_wait(self.options.ttl)).max(due)
+            }
+            None => Instant::now() + NOTHING_DUE,
         }
     }
 
@@ -138,15 +179,17 @@ impl Driver {
         for effect in self.machine.handle(at, input) {
             self.perform(effect);
         }
+        if !self.machine.is_campaigning() {
+            (self.waiting, self.turn) = (None, None);
+        }
     }
 
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Grant(id) => {
-                let granted = self.grant();
-                self.send(id, granted);
-                // Who only waits for its turn is not kept waiting by the store.
-                self.health_counts = false;
+                self.turn = None;
+                let turn = Box::pin(self.turns.clone().acquire_owned());
+                self.waiting = Some(Waiting { id, turn });
             }
             Effect::Campaign(id, lease) => self.send(id, self.campaign(lease)),
             Effect::Read(id) => {
@@ -181,8 +224,7 @@ impl Driver {
         let call = Call { id, sent: Instant::now(), answer: Box::pin(answer) };
         let given_up = self.call.replace(call);
         let deadline = timing::call_deadline(self.options.ttl);
-        let counts = std::mem::replace(&mut self.health_counts, true);
-        if counts && given_up.is_some_and(|call| call.sent.elapsed() >= deadline) {
+        if given_up.is_some_and(|call| call.sent.elapsed() >= deadline) {
             self.health.failed(&"the store does not answer in time");
         }
     }
@@ -191,21 +233,13 @@ impl Driver {
         LeaderRecord { id: self.options.id.to_string(), since: Some(Timestamp::now()) }.to_value()
     }
 
-    /// Asks for a lease once it is this candidate's turn, which ends with the campaign.
-    fn grant(&self) -> impl Future<Output = Result<Answer>> + use<> {
+    /// Asks for a lease, now that it is this candidate's turn.
+    fn take_turn(&mut self, id: CallId, turn: Turn) -> Input {
+        // The turns are never closed.
+        self.turn = turn.ok();
         let (store, ttl) = (self.store.clone(), self.options.ttl);
-        let (turns, turn) = (self.turns.clone(), self.turn.clone());
-        async move {
-            // It is never closed.
-            let permit = turns.acquire_owned().await.ok();
-            let lease = store.grant(ttl).await?;
-            *turn.lock().unwrap_or_else(PoisonError::into_inner) = permit;
-            Ok(Answer::Granted(lease))
-        }
-    }
-
-    fn end_turn(&self) {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.send(id, async move { Ok(Answer::Granted(store.grant(ttl).await?)) });
+        Input::Sent(id)
     }
 
     fn campaign(&self, lease: LeaseId) -> impl Future<Output = Result<Answer>> + use<> {
@@ -237,7 +271,6 @@ impl Driver {
 
     /// Ends a campaign's lease, and takes back a key that is not on it any more.
     fn end(&mut self, lease: LeaseId) {
-        self.end_turn();
         self.endings.push(Box::pin(revoke(self.store.clone(), lease)));
         if let Some((shared, hold)) = self.moved() {
             self.endings.push(Box::pin(async move {
@@ -289,7 +322,6 @@ impl Driver {
 
     fn lead(&mut self, token: Revision, until: Duration) {
         self.campaigns.succeeded();
-        self.end_turn();
         tracing::info!(election = %self.options.name, %token, "leading");
         self.hold = Some(Hold {
             key: self.key.clone(),
@@ -340,6 +372,15 @@ async fn answered(call: &mut Option<Call>) -> (CallId, Result<Answer>) {
     let id = under_way.id;
     *call = None;
     (id, answer)
+}
+
+/// Waits for the turn of a campaign that waits for one; cancel-safe.
+async fn turn_comes(waiting: &mut Option<Waiting>) -> (CallId, Turn) {
+    let Some(first) = waiting else { return std::future::pending().await };
+    let turn = (&mut first.turn).await;
+    let id = first.id;
+    *waiting = None;
+    (id, turn)
 }
 
 /// Ends the lease of an abandoned campaign, or leaves it to its time to live.

@@ -171,19 +171,21 @@ impl Hold {
         }
         match self.home() {
             Home::Shared(lease) => shared.renew(lease).await,
-            Home::Own | Home::Unsure(_) => {
-                let ttl = store.keep_alive(self.own).await?;
-                Ok(ttl.min(self.move_to(store, shared).await.unwrap_or(ttl)))
-            }
+            Home::Own | Home::Unsure(_) => match self.move_to(store, shared).await {
+                Some(ttl) => Ok(ttl),
+                // It may be on either.
+                None => Ok(store.keep_alive(self.own).await?.min(shared.ttl)),
+            },
         }
     }
 
-    /// Answers the shared lease's TTL. The campaign's own lease ends by itself.
-    async fn move_to(&self, store: &SharedStore, shared: &SharedLease) -> Result<Duration> {
-        let lease = shared.lease().await?;
+    /// Answers the shared lease's TTL, if the key is on it now. The campaign's own lease ends by
+    /// itself then.
+    async fn move_to(&self, store: &SharedStore, shared: &SharedLease) -> Option<Duration> {
+        let lease = shared.lease().await.ok()?;
         // Who waits for too long moves the next time.
         let permit = timeout(timing::move_wait(shared.ttl), shared.moves.acquire()).await;
-        let Ok(Ok(_permit)) = permit else { return Ok(lease.ttl) };
+        let Ok(Ok(_permit)) = permit else { return None };
         let own = Guard::CreatedAt(self.key.clone(), self.token);
         let put = Txn::new().guard(own).put_leased(self.key.clone(), self.record.clone(), lease.id);
         self.is_at(Home::Unsure(lease.id));
@@ -194,7 +196,7 @@ impl Hold {
             Err(error) if error.kind() == ErrorKind::Indeterminate => {}
             Err(_) => self.is_at(Home::Own),
         }
-        Ok(lease.ttl)
+        matches!(self.home(), Home::Shared(_)).then_some(lease.ttl)
     }
 }
 
@@ -317,6 +319,26 @@ mod tests {
         let leases: std::collections::BTreeSet<_> =
             process.keys().await.iter().map(|entry| entry.lease).collect();
         assert_eq!(leases.len(), 1);
+    }
+
+    /// Each has to wait far longer for its turn than a request may take.
+    #[tokio::test(start_paused = true)]
+    async fn all_of_many_come_to_lead_though_the_store_is_slow() {
+        let store = Faulty::new(MemoryStore::new(), 1);
+        let (delay, max_delay) = (1.0, TTL / 20);
+        store.set_faults(Faults { delay, max_delay, ..Faults::default() });
+        let elections = Elections::together(Arc::new(store), TTL);
+        let stand = |number| {
+            let name = format!("e{number}").parse().unwrap();
+            elections.stand(Options { name, id: "a".parse().unwrap(), ttl: TTL })
+        };
+        let candidates: Vec<Candidate> = (0..20 * COUNT).map(stand).collect();
+        for candidate in &candidates {
+            timeout(TTL * 20, leads(candidate)).await.expect("it comes to lead");
+        }
+        sleep(TTL * 3).await;
+        let leading = candidates.iter().filter(|c| c.leadership().is_some()).count();
+        assert_eq!(leading, candidates.len());
     }
 
     #[tokio::test(start_paused = true)]

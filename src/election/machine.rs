@@ -30,6 +30,8 @@ pub(super) enum Input {
     /// Time has passed: due at [`Machine::wake_at`].
     Tick,
     Answer(CallId, Answer),
+    /// This request, which had to wait for its turn, is sent now.
+    Sent(CallId),
     /// The leader key was seen, by watch.
     Seen(Holder),
     /// The leader key did not exist at this revision, by watch.
@@ -63,7 +65,7 @@ pub(super) enum Answer {
 /// What to do, in this order. Requests are answered with [`Input::Answer`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Effect {
-    /// Ask for a lease.
+    /// Ask for a lease, once it is this candidate's turn. That is said by [`Input::Sent`].
     Grant(CallId),
     /// Put the leader key on this lease if it is absent.
     Campaign(CallId, LeaseId),
@@ -169,8 +171,8 @@ impl Tenure {
 struct Call {
     id: CallId,
     sent: Duration,
-    /// Taken for failed from then on.
-    deadline: Duration,
+    /// Taken for failed from then on; `None` for one that waits for its turn.
+    deadline: Option<Duration>,
 }
 
 impl Machine {
@@ -198,13 +200,14 @@ impl Machine {
         match input {
             Input::Tick => self.tick(at, &mut effects),
             Input::Answer(id, answer) => self.answer(at, id, answer, &mut effects),
+            Input::Sent(id) => self.sent(at, id),
             Input::Seen(holder) => {
                 self.view.see(holder);
-                self.view.heard(self.last_call);
+                self.heard(at);
             }
             Input::Gone(revision) => {
                 self.view.miss(revision);
-                self.view.heard(self.last_call);
+                self.heard(at);
             }
             Input::Reborn(revision, found) => self.reborn(at, revision, found, &mut effects),
             Input::Resign => self.resign(at, &mut effects),
@@ -213,17 +216,39 @@ impl Machine {
         effects
     }
 
-    /// When [`Input::Tick`] is due at the latest.
+    /// When [`Input::Tick`] is due at the latest; `None` while only another input is waited for.
     pub fn wake_at(&self) -> Option<Duration> {
-        let next = self.call.map_or(self.next_at, |call| call.deadline);
+        let next = self.call.map_or(Some(self.next_at), |call| call.deadline);
         match self.phase {
             Phase::Stopped => None,
             Phase::Campaigning(tenure) | Phase::Confirming(tenure) | Phase::Leading(tenure, _) => {
-                Some(next.min(tenure.until()))
+                let until = tenure.until();
+                Some(next.map_or(until, |next| next.min(until)))
             }
-            Phase::Following | Phase::Clearing(_) | Phase::Granting | Phase::Resigning => {
-                Some(next)
+            Phase::Following | Phase::Clearing(_) | Phase::Granting | Phase::Resigning => next,
+        }
+    }
+
+    /// How much later than [`Self::wake_at`] a tick may come: a renewal may go with others'.
+    pub fn may_wait(&self) -> Duration {
+        match self.phase {
+            Phase::Leading(tenure, _) if self.call.is_none() => {
+                timing::gather_wait(tenure.ttl).min(tenure.until().saturating_sub(self.next_at))
             }
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// Whether a campaign is under way, or waits for its turn.
+    pub fn is_campaigning(&self) -> bool {
+        matches!(self.phase, Phase::Granting | Phase::Campaigning(_) | Phase::Confirming(_))
+    }
+
+    fn heard(&mut self, at: Moment) {
+        self.view.heard(self.last_call);
+        if self.last_call == 0 {
+            // The watch has told before anything was asked: that is a look.
+            self.next_at = at.now + timing::poll_wait(self.ttl, at.jitter);
         }
     }
 
@@ -242,7 +267,7 @@ impl Machine {
 
     fn tick(&mut self, at: Moment, effects: &mut Vec<Effect>) {
         match self.call {
-            Some(call) if at.now >= call.deadline => {
+            Some(call) if call.deadline.is_some_and(|deadline| at.now >= deadline) => {
                 self.answer(at, call.id, Answer::Failed, effects);
             }
             None if at.now >= self.next_at => self.request(at, effects),
@@ -255,7 +280,12 @@ impl Machine {
         match self.phase {
             Phase::Following => self.send(at, Effect::Read, effects),
             Phase::Clearing(created) => self.send(at, |id| Effect::Clear(id, created), effects),
-            Phase::Granting => self.send(at, Effect::Grant, effects),
+            Phase::Granting => {
+                self.send(at, Effect::Grant, effects);
+                if let Some(call) = &mut self.call {
+                    call.deadline = None;
+                }
+            }
             Phase::Campaigning(t) => self.send(at, |id| Effect::Campaign(id, t.lease), effects),
             Phase::Confirming(_) => self.send(at, Effect::Read, effects),
             Phase::Leading(t, _) => self.send(at, |id| Effect::KeepAlive(id, t.lease), effects),
@@ -271,8 +301,15 @@ impl Machine {
     ) {
         self.last_call += 1;
         let deadline = at.now + timing::call_deadline(self.ttl);
-        self.call = Some(Call { id: self.last_call, sent: at.now, deadline });
+        self.call = Some(Call { id: self.last_call, sent: at.now, deadline: Some(deadline) });
         effects.push(request(self.last_call));
+    }
+
+    fn sent(&mut self, at: Moment, id: CallId) {
+        if let Some(call) = self.call.as_mut().filter(|call| call.id == id) {
+            call.sent = at.now;
+            call.deadline = Some(at.now + timing::call_deadline(self.ttl));
+        }
     }
 
     fn answer(&mut self, at: Moment, id: CallId, answer: Answer, effects: &mut Vec<Effect>) {
@@ -420,7 +457,7 @@ impl Machine {
                 self.phase = Phase::Resigning;
                 self.send(at, |id| Effect::Resign(id, token, tenure.lease), effects);
                 if let Some(call) = &mut self.call {
-                    call.deadline = at.now + timing::LAST_CALL_DEADLINE;
+                    call.deadline = Some(at.now + timing::LAST_CALL_DEADLINE);
                 }
             }
             Phase::Campaigning(tenure) | Phase::Confirming(tenure) => {
@@ -446,6 +483,13 @@ impl Machine {
                 self.step_down(at, KEY_DELETED, effects);
                 self.follow_view(at, effects);
             }
+            // Another one was faster while this one waited for its turn.
+            Phase::Granting if self.view.leader().is_some() && self.is_waiting() => {
+                self.phase = Phase::Following;
+                self.call = None;
+                self.next_at = at.now + timing::poll_wait(self.ttl, at.jitter);
+                self.tell_leader(effects);
+            }
             Phase::Following => {
                 self.tell_leader(effects);
                 if at.now < self.not_before {
@@ -461,6 +505,10 @@ impl Machine {
             }
             _ => {}
         }
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.call.is_some_and(|call| call.deadline.is_none())
     }
 
     fn tell_leader(&mut self, effects: &mut Vec<Effect>) {

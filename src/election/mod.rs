@@ -79,6 +79,7 @@ pub struct Elections {
     leaders: SharedWatch,
     lease: Option<lease::SharedLease>,
     turns: Arc<Semaphore>,
+    healths: driver::Healths,
 }
 
 /// How many candidates of a process campaign at a time. A thousand at once would get no answer before
@@ -88,7 +89,8 @@ const CAMPAIGNS: usize = 32;
 impl Elections {
     pub fn new(store: SharedStore) -> Self {
         let leaders = SharedWatch::by_name(store.clone(), keys::elections());
-        Self { store, leaders, lease: None, turns: Arc::new(Semaphore::new(CAMPAIGNS)) }
+        let turns = Arc::new(Semaphore::new(CAMPAIGNS));
+        Self { store, leaders, lease: None, turns, healths: driver::Healths::default() }
     }
 
     /// For many candidates with this TTL: those who lead share one lease, so that they are renewed,

@@ -55,6 +55,8 @@ enum Message {
     Input(Input),
     /// By watch: the store's life and revision, and the leader key.
     News(u64, Revision, Option<Holder>),
+    /// It is the turn of a campaign that waits.
+    Turn(CallId),
 }
 
 enum Happening {
@@ -89,6 +91,8 @@ struct Node {
     leads: Option<Revision>,
     /// The last campaign, and when its answer came.
     campaign: Option<(CallId, Duration)>,
+    /// The request for a lease that waits for its turn.
+    waits: Option<CallId>,
     /// When it campaigned of late.
     campaigns: Vec<Duration>,
     /// The life of the store that its watch has told of.
@@ -210,6 +214,7 @@ impl World {
     fn take_in(&mut self, node: usize, message: Message) {
         let (life, revision, found) = match message {
             Message::Input(input) => return self.feed(node, input),
+            Message::Turn(call) => return self.take_turn(node, call),
             Message::News(life, revision, found) => (life, revision, found),
         };
         let known = self.nodes[node].life.unwrap_or(life);
@@ -228,6 +233,13 @@ impl World {
         );
     }
 
+    fn take_turn(&mut self, node: usize, call: CallId) {
+        if self.nodes[node].waits.take_if(|waits| *waits == call).is_some() {
+            self.send(node, Effect::Grant(call));
+            self.feed(node, Input::Sent(call));
+        }
+    }
+
     fn resume(&mut self, node: usize) {
         self.nodes[node].paused = false;
         for message in std::mem::take(&mut self.nodes[node].inbox) {
@@ -241,6 +253,9 @@ impl World {
         let at = Moment { now: self.local(node), jitter };
         let effects = self.nodes[node].machine.handle(at, input.clone());
         self.note_news(node, &input, !effects.is_empty());
+        if !self.nodes[node].machine.is_campaigning() {
+            self.nodes[node].waits = None;
+        }
         for effect in effects {
             self.perform(node, effect);
         }
@@ -259,7 +274,7 @@ impl World {
                     *answered = now;
                 }
             }
-            Input::Answer(..) | Input::Tick | Input::Resign => {}
+            Input::Answer(..) | Input::Sent(_) | Input::Tick | Input::Resign => {}
         }
     }
 
@@ -323,6 +338,14 @@ impl World {
             Effect::Follow { .. } => assert!(self.nodes[node].leads.is_none()),
             Effect::GaveUp { .. } => {}
             Effect::Stop => self.start_again(node),
+            Effect::Grant(call) => {
+                let incarnation = self.nodes[node].incarnation;
+                self.nodes[node].waits = Some(call);
+                // Other elections of the process may be before it for a while.
+                let most = if self.faulty() && self.rng.u8(0..4) == 0 { 3000 } else { 5 };
+                let wait = Duration::from_millis(self.rng.u64(0..most));
+                self.plan(wait, Happening::Deliver(node, incarnation, Message::Turn(call)));
+            }
             request => {
                 if let Effect::Campaign(id, _) = request {
                     self.nodes[node].campaign = Some((id, self.now));
@@ -546,6 +569,7 @@ impl Node {
             wakes: Some(Duration::ZERO),
             leads: None,
             campaign: None,
+            waits: None,
             campaigns: Vec::new(),
             life: None,
             news: Revision::default(),

@@ -21,15 +21,20 @@ pub(super) fn call_deadline(ttl: Duration) -> Duration {
 /// How long the last request of a candidate may take: what it would free ends by itself later.
 pub(super) const LAST_CALL_DEADLINE: Duration = Duration::from_secs(2);
 
+/// How long a candidate that starts waits for the watch to tell who leads, before it asks itself.
+pub(super) fn first_news_wait(ttl: Duration) -> Duration {
+    ttl / 40
+}
+
 /// How long those who want a shared lease renewed are waited for, so that they share the renewal.
 pub(super) fn gather_wait(ttl: Duration) -> Duration {
     ttl / 40
 }
 
-/// How long a leader waits for its turn to move to the shared lease: with the rest of a renewal well
-/// within a call's deadline.
+/// How long a leader waits for its turn to move to the shared lease: the rest of a call's time is for
+/// the renewal of its own lease.
 pub(super) fn move_wait(ttl: Duration) -> Duration {
-    ttl / 10
+    ttl / 40
 }
 
 /// From one renewal to the next.

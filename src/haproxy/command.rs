@@ -60,6 +60,10 @@ pub enum Command {
     EnableAgent {
         server: ServerRef,
     },
+    /// Stops asking its agent, whose word counts no more.
+    DisableAgent {
+        server: ServerRef,
+    },
     /// Takes its agent for content until it says otherwise, as one of the configuration is.
     SetAgentUp {
         server: ServerRef,
@@ -91,6 +95,7 @@ impl Command {
             | Self::SetHealthDown { server }
             | Self::EnableHealth { server }
             | Self::EnableAgent { server }
+            | Self::DisableAgent { server }
             | Self::SetAgentUp { server }
             | Self::EndSessions { server }
             | Self::AddServer { server, .. }
@@ -113,6 +118,7 @@ impl fmt::Display for Command {
             Self::SetHealthDown { server } => write!(f, "set server {server} health down"),
             Self::EnableHealth { server } => write!(f, "enable health {server}"),
             Self::EnableAgent { server } => write!(f, "enable agent {server}"),
+            Self::DisableAgent { server } => write!(f, "disable agent {server}"),
             Self::SetAgentUp { server } => write!(f, "set server {server} agent up"),
             Self::EndSessions { server } => write!(f, "shutdown sessions server {server}"),
             Self::AddServer { server, address, id, weight, options } => {

@@ -142,6 +142,7 @@ pub(crate) fn commands(server: &ServerRef, address: ServerAddress, weight: Weigh
         Command::SetHealthDown { server: server() },
         Command::EnableHealth { server: server() },
         Command::EnableAgent { server: server() },
+        Command::DisableAgent { server: server() },
         Command::SetAgentUp { server: server() },
         Command::EndSessions { server: server() },
         Command::AddServer { server: server(), address, id: 7, weight, options: String::new() },
@@ -163,7 +164,10 @@ pub(crate) fn assert_harmless(command: &Command) {
         | Command::SetAgentUp { .. } => 5,
         Command::AddServer { options, .. } => 8 + options.split_whitespace().count(),
         Command::EndSessions { .. } => 4,
-        Command::EnableHealth { .. } | Command::EnableAgent { .. } | Command::DelServer { .. } => 3,
+        Command::EnableHealth { .. }
+        | Command::EnableAgent { .. }
+        | Command::DisableAgent { .. }
+        | Command::DelServer { .. } => 3,
     };
     let fits = |word: &str| {
         !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:/[]".contains(c))

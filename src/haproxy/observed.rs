@@ -87,6 +87,12 @@ pub struct ObservedServer {
 }
 
 impl ObservedServer {
+    /// HAProxy may send new sessions to it: it is up, or warms up (`slowstart`).
+    pub fn is_usable(&self) -> bool {
+        const STARTING: u8 = 1;
+        self.operational == STARTING || self.is_running()
+    }
+
     /// It is up as far as HAProxy knows: not stopped, not warming up, and not one whose checks ask
     /// for no new sessions (NOLB).
     pub fn is_running(&self) -> bool {

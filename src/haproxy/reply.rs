@@ -176,6 +176,7 @@ fn is_success(command: &Command, reply: &str) -> bool {
         | Command::SetHealthDown { .. }
         | Command::EnableHealth { .. }
         | Command::EnableAgent { .. }
+        | Command::DisableAgent { .. }
         | Command::SetAgentUp { .. }
         | Command::EndSessions { .. } => reply.is_empty(),
     }

@@ -39,6 +39,14 @@ pub struct TableError {
     call: &'static str,
     reason: String,
     remedy: Option<&'static str>,
+    is_missing: bool,
+}
+
+impl TableError {
+    /// Whether there is no such table: it may have been deleted, to be made anew.
+    pub fn is_missing(&self) -> bool {
+        self.is_missing
+    }
 }
 
 impl HsdoTable {
@@ -121,7 +129,9 @@ impl HsdoTable {
     fn failed(&self, call: &'static str, failed: &Failed) -> TableError {
         let trouble = &failed.trouble;
         let remedy = trouble.hint.map(remedy);
-        TableError { table: self.name.clone(), call, reason: trouble.reason.clone(), remedy }
+        let (table, reason) = (self.name.clone(), trouble.reason.clone());
+        let is_missing = matches!(trouble.hint, Some(Hint::Table));
+        TableError { table, call, reason, remedy, is_missing }
     }
 
     fn too_large(&self) -> TableError {
@@ -130,6 +140,7 @@ impl HsdoTable {
             call: "Scan",
             reason: format!("it has more than {MAX_ROWS} rows"),
             remedy: Some("is hsdo-table the name of HSDO's table?"),
+            is_missing: false,
         }
     }
 }

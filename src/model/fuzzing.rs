@@ -14,7 +14,7 @@ pub fn names(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let inert = |name: String| {
         let harmful = |c: char| !c.is_ascii_graphic() || "/;\\'\"`$&|<>()*?!~#".contains(c);
-        assert!(!name.contains(harmful) && name.len() <= 128 && name != "..", "{name:?}");
+        assert!(!name.contains(harmful) && name.len() <= 264 && name != "..", "{name:?}");
     };
     reads_back::<BackendName>(text).map(inert);
     reads_back::<ServerName>(text).map(inert);

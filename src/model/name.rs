@@ -17,8 +17,12 @@ pub struct NameError {
     problem: String,
 }
 
-/// Longest name in bytes, so that a key built of several names stays under 1 KiB.
-const MAX_LEN: usize = 128;
+/// Longest name in bytes, so that a key built of several names stays under 1 KiB, and a command for
+/// HAProxy with a backend's and a server's under the smallest of its buffers.
+const MAX_LEN: usize = 255;
+
+/// What stands before a backend's name in the name of its election.
+const DISCOVER: &str = "discover-";
 
 fn check(kind: &'static str, text: &str, extra: &str, max_len: usize) -> Result<(), NameError> {
     let fail =
@@ -158,8 +162,7 @@ name!(
 name!(
     /// What is led by one: `discover`, say. One leader key each.
     ElectionName,
-    "election name",
-    ""
+    |text| check("election name", text, "", MAX_LEN + DISCOVER.len())
 );
 name!(
     /// Who a candidate says it is, for people: safety never rests on it, and two candidates of one
@@ -232,7 +235,7 @@ impl From<uuid::Uuid> for EndpointId {
 impl ElectionName {
     /// Who fills a backend's table: `discover-<backend>`.
     pub fn discover(backend: &BackendName) -> Self {
-        Self(format!("discover-{backend}").into())
+        Self(format!("{DISCOVER}{backend}").into())
     }
 }
 
@@ -255,7 +258,7 @@ mod tests {
 
     #[test]
     fn what_could_break_out_of_a_socket_command_or_key_is_refused() {
-        for bad in ["", "a b", "a;b", "a\nb", "a\\b", "a/b", "é", ".", "..", &"x".repeat(129)] {
+        for bad in ["", "a b", "a;b", "a\nb", "a\\b", "a/b", "é", ".", "..", &"x".repeat(256)] {
             assert!(bad.parse::<ServerName>().is_err(), "{bad:?} was accepted");
             assert!(bad.parse::<EndpointId>().is_err(), "{bad:?} was accepted");
         }
@@ -301,6 +304,18 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_name_of_a_backend_has_an_election_and_its_keys() {
+        let backend: BackendName = "b".repeat(255).parse().unwrap();
+        let election = ElectionName::discover(&backend);
+        assert_eq!(election.as_str().parse::<ElectionName>().unwrap(), election);
+        let id: EndpointId = "i".repeat(255).parse().unwrap();
+        let key = crate::model::keys::registration(&backend, &id);
+        assert_eq!(key.as_str().parse::<crate::store::Key>().unwrap(), key);
+        let error = "b".repeat(256).parse::<BackendName>().unwrap_err().to_string();
+        assert!(error.contains("is longer than 255 bytes"), "{error}");
+    }
+
+    #[test]
     fn any_host_gives_a_name() {
         assert_eq!(HaproxyName::of_host("lb-1.example.org").as_str(), "lb-1.example.org");
         assert_eq!(HaproxyName::of_host("bü ro").as_str(), "bro");
@@ -316,6 +331,8 @@ mod tests {
         for other in ["srv07", "srv", "srv+7", "srv7x", "web7", "srv0", "srv100000", "srv-7"] {
             assert_eq!(prefix.slot(other), None, "{other} was taken for a slot");
         }
-        assert!("x".repeat(124).parse::<ServerPrefix>().is_err());
+        assert!("x".repeat(251).parse::<ServerPrefix>().is_err());
+        let longest: ServerPrefix = "x".repeat(250).parse().unwrap();
+        assert!(longest.server(SlotNumber::MAX).as_str().parse::<ServerName>().is_ok());
     }
 }

@@ -86,7 +86,18 @@ pub async fn open_to_read(url: &StoreUrl) -> Result<SharedStore> {
             open(&StoreUrl::Memory).await
         }
         StoreUrl::Sqlite(file) => {
-            Ok(Arc::new(Instrumented::new(SqliteStore::open_to_read(file).await?)))
+            Ok(Arc::new(Instrumented::new(SqliteStore::open_as_guest(file).await?)))
+        }
+        _ => open(url).await,
+    }
+}
+
+/// Opens the store for a command by which a person writes: it ends no leases but those that are over
+/// by this host's clock.
+pub async fn open_as_guest(url: &StoreUrl) -> Result<SharedStore> {
+    match url {
+        StoreUrl::Sqlite(file) => {
+            Ok(Arc::new(Instrumented::new(SqliteStore::open_as_guest(file).await?)))
         }
         _ => open(url).await,
     }

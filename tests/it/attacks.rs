@@ -1,6 +1,6 @@
 //! Daemons among those who mean no good, or who do nothing at all.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -189,6 +189,66 @@ fn a_daemon_whose_logs_nobody_reads_works_on_and_ends() {
 }
 
 #[test]
+fn lines_that_nobody_reads_are_counted_and_told_once_somebody_does() {
+    let world = World::sqlite();
+    let (port, (reader, writer)) = (free_port(), full_pipe());
+    let mut command = daemon(&world, &daemons(world.dir.path())[0], port);
+    command.env("LBCTL_LOG", "trace").stderr(writer).stdout(Stdio::null());
+    let mut serve = Daemon::start(&mut command);
+    // The pipe is the child's alone, so that reading it ends.
+    drop(command);
+    let counted = eventually("lines to be dropped and counted", || {
+        // Each connection is some lines.
+        (0..500).for_each(|_| drop(TcpStream::connect(("127.0.0.1", port))));
+        let metrics = http_get(port, "/metrics")?;
+        let mut lines = metrics.lines();
+        let count = lines.find_map(|line| line.strip_prefix("lbctl_log_lines_dropped_total "))?;
+        count.parse::<u64>().ok().filter(|count| *count > 0)
+    });
+    let (heard, hears) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(reader).lines().map_while(Result::ok) {
+            if line.contains("nobody read them in time dropped=") {
+                _ = heard.send(line).is_ok();
+            }
+        }
+    });
+    let text = hears.recv_timeout(DEADLINE).expect("the line that says how many");
+    let (_, told) = text.split_once("nobody read them in time dropped=").expect("the line");
+    let digits: String = told.chars().take_while(char::is_ascii_digit).collect();
+    assert!(digits.parse::<u64>().unwrap() >= counted, "{counted} were counted, {digits} told");
+    serve.ends_by_one_signal();
+}
+
+const CHILD: &str = "LBCTL_TEST_CHILD";
+
+#[test]
+#[ignore = "is started as a child by another test"]
+fn child_that_panics() {
+    if std::env::var(CHILD).as_deref() != Ok("panics") {
+        return;
+    }
+    lbctl::daemon::telemetry::report_panics();
+    assert!(std::thread::spawn(|| panic!("on purpose")).join().is_err());
+}
+
+#[test]
+fn a_panic_is_told_and_waits_for_nobody_who_reads_it() {
+    let start = |stderr: Stdio| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["attacks::child_that_panics", "--exact", "--ignored", "--nocapture"]);
+        command.env(CHILD, "panics").stdout(Stdio::null()).stderr(stderr).spawn().unwrap()
+    };
+    let (_reader, writer) = full_pipe();
+    let mut child = Daemon(start(writer.into()));
+    let ended = eventually("the child to end", || child.0.try_wait().unwrap());
+    assert!(ended.success());
+    let output = start(Stdio::piped()).wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("panicked at") && said.contains("on purpose"), "{said}");
+}
+
+#[test]
 fn a_command_that_fails_ends_although_nobody_reads_why() {
     let (_reader, writer) = full_pipe();
     let mut command = Command::new(lbctl());
@@ -317,6 +377,21 @@ fn a_file_of_the_store_s_that_comes_later_is_taken() {
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     std::fs::write(&ca, made.cert.pem()).unwrap();
     says("web: store: ");
+}
+
+/// As a process that was killed in the middle of a write leaves it.
+#[test]
+fn a_half_written_state_file_is_gone_after_the_next_start() {
+    let world = World::sqlite();
+    let half = world.dir.path().join(".server-state.lbctl-aB3xY9");
+    std::fs::write(&half, "1\n# be_id be_na").unwrap();
+    let state = world.dir.path().join("server-state");
+    let words = &daemons(world.dir.path())[2];
+    let mut command = daemon(&world, words, free_port());
+    command.arg("--dump-state").arg(&state);
+    let mut sync = Process::start("sync", world.dir.path(), &mut command);
+    sync.wait_for_log("removed a half-written state file");
+    assert!(!half.exists() && world.dir.path().join("list.yaml").exists());
 }
 
 #[test]

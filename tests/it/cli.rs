@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use clap::CommandFactory as _;
 use serde_json::Value;
 
-use super::support::lbctl;
+use super::support::{World, lbctl};
 
 const ANNOTATED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/lbctl.toml");
 
@@ -341,4 +341,19 @@ fn setting_of(line: &str) -> Option<&str> {
 
 fn without_indices(setting: &str) -> String {
     setting.chars().filter(|c| !c.is_ascii_digit() || !setting.contains('[')).collect()
+}
+
+#[test]
+fn a_table_may_have_the_longest_name_that_haproxy_s_users_give_in_every_store() {
+    for world in [Some(World::sqlite()), World::etcd(), World::dynamodb()].into_iter().flatten() {
+        let list = world.dir.path().join("list.yaml");
+        std::fs::write(&list, "- 127.0.0.1:80\n").unwrap();
+        let (name, source) = ("b".repeat(255), format!("file:{}", list.display()));
+        let words = ["discover", "--backend", &name, "--source", &source, "--slots", "1", "--once"];
+        let output = world.command(&words).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(world.get(&format!("backends/{name}/slots/00001")).is_some());
+        let output = world.command(&["status"]).output().unwrap();
+        assert!(String::from_utf8_lossy(&output.stdout).contains(&name), "{output:?}");
+    }
 }

@@ -8,12 +8,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use lbctl::model::{HaproxyReport, keys};
-use lbctl::store::Txn;
+use lbctl::store::{StoreUrl, Txn};
 
 use super::support::haproxy::{
     Backend, Client, Haproxy, NamedServer, Options, Version, on_every_haproxy,
 };
-use super::support::{Process, World, eventually};
+use super::support::{Process, World, eventually, free_port, http_get, moto};
 
 on_every_haproxy! {
     a_haproxy_with_static_servers_is_not_touched_at_first_contact,
@@ -217,9 +217,13 @@ impl Site {
     }
 
     fn discover(&self) -> Process {
+        self.discover_at("off")
+    }
+
+    fn discover_at(&self, admin: &str) -> Process {
         let source = format!("file:{}", self.list.display());
         let what = ["discover", "--backend", "web", "--source", &source, "--slots", "4"];
-        let flags = ["--min-weight", "100", "--admin", "off", "--ttl", "2s"];
+        let flags = ["--min-weight", "100", "--admin", admin, "--ttl", "2s"];
         self.world.start("discover", &[&what[..], &flags].concat())
     }
 
@@ -300,6 +304,75 @@ fn nothing_leaves_when_etcd_was_emptied() {
 #[test]
 fn nothing_leaves_when_dynamodb_was_emptied() {
     nothing_leaves_a_haproxy_whose_store_was_emptied(World::dynamodb());
+}
+
+/// The table that a store's URL names is gone, with all that was in it.
+fn delete_table(world: &World) {
+    let StoreUrl::Dynamo(url) = world.url.parse().unwrap() else { panic!("{}", world.url) };
+    world.block_on(async {
+        let client = aws_sdk_dynamodb::Client::new(&moto::config(&url).await);
+        client.delete_table().table_name(&url.table).send().await.unwrap();
+    });
+}
+
+#[test]
+fn nothing_leaves_when_dynamodb_s_table_was_deleted_and_made_anew() {
+    let Some(site) = World::dynamodb().and_then(Site::start) else { return };
+    let port = free_port();
+    let (discover, sync) = (site.discover_at(&format!("127.0.0.1:{port}")), site.sync());
+    let before = site.serves_all(&sync.tail());
+    site.converges(&sync);
+    let traffic = Traffic::start(site.haproxy.frontend("web"));
+    for seen_without in [false, true] {
+        delete_table(&site.world);
+        if seen_without {
+            eventually("the table to be missed", || {
+                http_get(port, "/readyz").filter(|said| said.contains(" 503 "))
+            });
+        }
+        assert!(site.world.command(&["store", "init"]).output().unwrap().status.success());
+        site.converges(&sync);
+        eventually(&format!("discover to be ready\n{}", discover.tail()), || {
+            http_get(port, "/readyz").filter(|said| said.contains(" 200 "))
+        });
+        assert_eq!(states(&site.haproxy, "web"), before, "{}", discover.tail());
+    }
+    // A server that really goes leaves by order.
+    site.write_list(&format!("[\"{}\", \"{}\"]", site.own[0].address(), site.own[1].address()));
+    eventually(&format!("the third to leave\n{}", discover.tail()), || {
+        (site.haproxy.server("web", "srv3").state() == "maint").then_some(())
+    });
+    site.converges(&sync);
+    traffic.all_answered(&sync.tail());
+}
+
+/// As somebody tidies a folder up: what lbctl keeps beside its database is gone, under it all.
+#[test]
+fn nothing_leaves_when_the_files_beside_sqlite_are_deleted() {
+    let Some(site) = Site::start(World::sqlite()) else { return };
+    let (discover, sync) = (site.discover(), site.sync());
+    let before = site.serves_all(&sync.tail());
+    site.converges(&sync);
+    let traffic = Traffic::start(site.haproxy.frontend("web"));
+    for beside in [&["-wake"][..], &["-life"], &["-wake", "-life"]] {
+        for suffix in beside {
+            std::fs::remove_file(site.world.dir.path().join(format!("lbctl.db{suffix}"))).unwrap();
+        }
+        // Whoever comes new makes them anew.
+        assert!(site.world.command(&["status"]).output().unwrap().status.success());
+        assert!(site.world.command(&["store", "put", "k", "v"]).output().unwrap().status.success());
+        site.converges(&sync);
+        assert_eq!(states(&site.haproxy, "web"), before, "{}", discover.tail());
+    }
+    // What the log of the one before had is lost, and HAProxy goes on by what discover writes anew.
+    let new = NamedServer::start("s4", "127.0.0.14");
+    let all = site.own.iter().chain([&new]).map(|server| format!("\"{}\"", server.address()));
+    site.write_list(&format!("[{}]", all.collect::<Vec<_>>().join(", ")));
+    eventually(&format!("the fourth to serve\n{}\n{}", discover.tail(), sync.tail()), || {
+        (site.haproxy.server("web", "srv4").state() == "ready").then_some(())
+    });
+    assert_eq!(states(&site.haproxy, "web")[..3], before[..3], "{}", discover.tail());
+    traffic.all_answered(&sync.tail());
 }
 
 #[test]

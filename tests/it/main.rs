@@ -18,6 +18,7 @@ mod end_to_end;
 mod floors;
 mod from_hsdo;
 mod glances;
+mod hands;
 mod haproxy;
 mod hashing;
 mod hsdo;

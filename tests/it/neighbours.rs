@@ -31,21 +31,22 @@ on_every_haproxy! {
     sockets_are_named_as_haproxy_names_them,
     a_prefix_may_end_in_a_digit,
     one_backend_has_servers_of_two_prefixes,
+    names_of_two_hundred_characters_are_names,
     an_emptied_backend_is_seen_at_the_next_look,
 }
 
-const CHECK: &str = "check inter 100ms rise 2 fall 2";
+pub const CHECK: &str = "check inter 100ms rise 2 fall 2";
 const SLOTS: u32 = 2;
 
 /// A HAProxy with a backend `app`, and a table `web`.
-struct World {
-    haproxy: Haproxy,
-    store: SharedStore,
+pub struct World {
+    pub haproxy: Haproxy,
+    pub store: SharedStore,
     folder: TempDir,
 }
 
 impl World {
-    async fn start(version: Version, options: Options) -> Option<Self> {
+    pub async fn start(version: Version, options: Options) -> Option<Self> {
         let haproxy = Haproxy::start(options.on(version))?;
         let folder = tempfile::tempdir().unwrap();
         let store = open_store(&folder).await;
@@ -53,7 +54,7 @@ impl World {
         Some(Self { haproxy, store, folder })
     }
 
-    async fn ready(&self, number: u32, server: &NamedServer) {
+    pub async fn ready(&self, number: u32, server: &NamedServer) {
         let id = format!("e{number}");
         put_slot(&self.store, number, &id, server.address(), SlotState::Ready).await;
     }
@@ -65,17 +66,22 @@ impl World {
     }
 
     /// The daemon, which compares everything ten times a second.
-    fn sync(&self, more: &[&str]) -> Process {
+    pub fn sync(&self, more: &[&str]) -> Process {
         let backend = ["--backend", "app/srv", "--resync", "100ms"];
         let mut command = self.command(&backend);
         Process::start("sync", self.folder.path(), command.args(more))
     }
 
-    fn once(&self, more: &[&str]) -> Output {
+    pub fn once(&self, more: &[&str]) -> Output {
         self.command(&["--backend", "app", "--once"]).args(more).output().unwrap()
     }
 
-    async fn reported(&self, sync: &Process, what: &str, holds: impl Fn(&Told) -> bool) -> Told {
+    pub async fn reported(
+        &self,
+        sync: &Process,
+        what: &str,
+        holds: impl Fn(&Told) -> bool,
+    ) -> Told {
         let message = format!("{what}\n{}\n{}", sync.tail(), self.haproxy.tail());
         eventually_async(&message, async || {
             let entry = self.store.get(&keys::haproxy(&"lb1".parse().unwrap())).await.unwrap()?;
@@ -99,7 +105,7 @@ impl World {
         }
     }
 
-    fn served_by(&self, name: &str, sync: &Process) {
+    pub fn served_by(&self, name: &str, sync: &Process) {
         eventually(&format!("{name} to serve\n{}", sync.tail()), || {
             (Client::ask_once(self.haproxy.frontend("app"))? == name).then_some(())
         });
@@ -107,12 +113,12 @@ impl World {
 }
 
 #[derive(Debug)]
-struct Told {
-    converged: bool,
-    error: Option<String>,
+pub struct Told {
+    pub converged: bool,
+    pub error: Option<String>,
 }
 
-fn app(words: &str) -> Backend {
+pub fn app(words: &str) -> Backend {
     Backend::new("app", SLOTS).prefix("srv").server(words)
 }
 
@@ -121,7 +127,7 @@ fn written(line: &str) -> Backend {
     Backend::new("app", 0).line(line)
 }
 
-fn refused(output: &Output, expected: &str) {
+pub fn refused(output: &Output, expected: &str) {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(78), "{said}");
     assert!(said.contains(expected), "{expected:?} is not in {said}");
@@ -228,7 +234,12 @@ async fn a_persons_weight_of_zero_is_undone_without_ending_a_session(version: Ve
 
 /// An agent beside the server on 127.0.0.2 that always answers the same, and how often it did.
 fn agent(says: &'static str) -> (u16, Arc<AtomicU64>) {
-    let listener = TcpListener::bind("127.0.0.2:0").unwrap();
+    agent_at("127.0.0.2", says)
+}
+
+/// An agent, and how often it was asked.
+pub fn agent_at(ip: &str, says: &'static str) -> (u16, Arc<AtomicU64>) {
+    let listener = TcpListener::bind((ip, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let asked = Arc::new(AtomicU64::new(0));
     let counted = asked.clone();
@@ -379,4 +390,37 @@ async fn an_emptied_backend_is_seen_at_the_next_look(version: Version) {
     let started = std::time::Instant::now();
     world.served_by("a", &sync);
     assert!(started.elapsed() < Duration::from_secs(8), "{}", sync.tail());
+}
+
+async fn names_of_two_hundred_characters_are_names(version: Version) {
+    let long = |letter: &str| letter.repeat(200);
+    let (places, added, prefix) = (long("p"), long("d"), long("s"));
+    let backends = [
+        Backend::new(&places, SLOTS).http().prefix(&prefix).server(CHECK),
+        Backend::new(&added, 0).http(),
+    ];
+    let Some(world) = World::start(version, Options::new(backends)).await else { return };
+    let servers = [NamedServer::start("a", "127.0.0.2"), NamedServer::start("b", "127.0.0.3")];
+    for (number, server) in (1..).zip(&servers) {
+        world.ready(number, server).await;
+    }
+    let (places_ref, added_ref) = (format!("{places}/{prefix}"), format!("{added}/{prefix}"));
+    for (backend, target, more) in [
+        (&places, &places_ref, &[][..]),
+        (&added, &added_ref, &["--mode", "dynamic", "--server-options", CHECK]),
+    ] {
+        for _ in 0..2 {
+            let mut command = world.command(&["--once", "--backend", target]);
+            let output = command.args(more).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        for (number, server) in (1..).zip(&servers) {
+            let there = world.haproxy.server(backend, &format!("{prefix}{number}"));
+            assert_eq!((there.state(), there.address()), ("ready", server.address().to_string()));
+        }
+        eventually("a server to answer", || Client::ask_once(world.haproxy.frontend(backend)));
+    }
+    let too_long = "x".repeat(256);
+    let output = world.command(&["--once", "--backend", &too_long]).output().unwrap();
+    refused(&output, "is longer than 255 bytes");
 }

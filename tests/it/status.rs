@@ -69,6 +69,22 @@ async fn the_table_is_plain_in_a_pipe_and_names_what_waits() {
     assert!(!shown.contains('\x1b'), "colours in a pipe: {shown:?}");
 }
 
+/// The memory of a slot and a leader's word belong to a table as its slots do.
+#[tokio::test]
+async fn every_key_of_a_table_is_known_and_one_that_is_damaged_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = filled(dir.path()).await;
+    let web: BackendName = "web".parse().unwrap();
+    put(&store, keys::confirmed(&web), json!({"life": "", "token": 1})).await;
+    let left = json!({"id": "x", "address": "127.0.0.1:9", "at": Timestamp::UNIX_EPOCH});
+    let removed = keys::removals(&web, 3.try_into().unwrap());
+    put(&store, removed.clone(), json!({"servers": [left]})).await;
+    let shown = || text(&status(dir.path(), &[]).output().unwrap());
+    assert!(!shown().contains("unreadable"), "{}", shown());
+    put(&store, removed.clone(), json!("?")).await;
+    assert!(shown().contains(&format!("unreadable {removed}")), "{}", shown());
+}
+
 #[tokio::test]
 async fn json_tells_a_program_the_same() {
     let dir = tempfile::tempdir().unwrap();

@@ -10,11 +10,11 @@ use tokio_util::sync::CancellationToken;
 use super::apply::{Applied, apply};
 use super::hsdo::{self, Adoption, Hsdo};
 use super::plan::{Absences, ActionKind, Places, Plan, Report, World, after, plan};
-use super::report::{Reporter, Seen};
+use super::report::{NOT_SHOWN, Reporter, Seen};
 use super::settings::BackendSettings;
 use super::shared::Shared;
 use super::sources::{Look, Source, SourceContext};
-use crate::daemon::Backoff;
+use crate::daemon::{Backoff, last_tick};
 use crate::election::{Leadership, Standing};
 use crate::hsdo::Row;
 use crate::model::{
@@ -51,6 +51,12 @@ pub struct Backend {
 
 /// How long a HAProxy whose report has vanished may take to write it again.
 const REPORTS_RETURN: Duration = Duration::from_secs(5);
+
+/// How long a plan holds where nothing is heard.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// A plan for so many slots and endpoints is made in less time than a thread takes to begin.
+const FEW: usize = 100;
 
 /// How often the store has begun anew under this process, and where its revisions stood then.
 #[derive(Debug, Default)]
@@ -173,11 +179,13 @@ impl Backend {
             reporter.standing(&standing.borrow());
             let pass = self.pass(leadership.as_ref(), reporter).await;
             let wake = self.next_wake(&pass).min(reporter.look_again());
+            let due = Instant::now() + wake;
+            let wake = if wake < IDLE { due } else { last_tick(due, IDLE / 20) };
             tokio::select! {
                 () = stop.cancelled() => return Ok(Ended::Stopped),
                 heard = self.hear() => heard?,
                 _ = standing.changed() => {}
-                () = tokio::time::sleep(wake) => {}
+                () = tokio::time::sleep_until(wake) => {}
             }
         }
     }
@@ -389,7 +397,7 @@ impl Backend {
             return Some("the store does not answer");
         }
         if table.revision() < self.committed {
-            return Some("the last change has not shown up yet");
+            return Some(NOT_SHOWN);
         }
         let Some(look) = &self.look else {
             return Some("the source has not answered yet");
@@ -456,8 +464,8 @@ impl Backend {
         self.read.get_or_insert_with(read).clone()
     }
 
-    /// Plans on a thread of its own, which a stop leaves behind: a hundred thousand endpoints take a
-    /// moment, in which the election that renews the lease must go on.
+    /// A plan for many servers is made on a thread of its own, which a stop leaves behind: a hundred
+    /// thousand endpoints take a moment, in which the election that renews the lease must go on.
     async fn plan(&mut self, table: &Arc<StoredTable>, leadership: Option<&Leadership>) -> Plan {
         let mut policy = self.settings.policy.clone();
         if self.hsdo.as_ref().is_some_and(|hsdo| !hsdo.has_rows()) {
@@ -474,7 +482,9 @@ impl Backend {
         let places = self.places(&table, &reports);
         let (life, reborn_at) = (self.table.life().clone(), self.rebirth.at);
         let token = leadership.map(|leadership| leadership.token.0);
-        let planned = tokio::task::spawn_blocking(move || {
+        let endpoints = |look: &Arc<Look>| look.result.as_ref().map_or(0, |a| a.endpoints.len());
+        let size = table.slots.len() + look.as_ref().map_or(0, endpoints);
+        let planning = move || {
             let answer = look.as_ref().and_then(|look| look.result.as_ref().ok());
             let answer = answer.map(|answer| answer.keeping(&table, policy.floors.allow_drop));
             plan(&World {
@@ -492,8 +502,11 @@ impl Backend {
                 reports: &reports,
                 now: now(),
             })
-        });
-        match planned.await {
+        };
+        if size <= FEW {
+            return planning();
+        }
+        match tokio::task::spawn_blocking(planning).await {
             Ok(plan) => plan,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
@@ -549,10 +562,9 @@ impl Backend {
 
     /// How long a pass holds if nothing is heard.
     pub fn next_wake(&self, pass: &Pass) -> Duration {
-        let idle = Duration::from_secs(30);
         let retry = self.retry_at.map(|at| at.saturating_duration_since(Instant::now()));
         // What waits for a report that vanished goes on without it a while later.
-        let idle = if self.vanished.is_empty() { idle } else { REPORTS_RETURN };
+        let idle = if self.vanished.is_empty() { IDLE } else { REPORTS_RETURN };
         match pass {
             Pass::Settled(plan) => plan.next_wake.unwrap_or(idle).min(idle),
             Pass::Written(_) | Pass::Waiting(_) => retry.unwrap_or(idle),

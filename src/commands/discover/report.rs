@@ -11,7 +11,7 @@ use super::hsdo;
 use super::plan::{Plan, Refusal, Unplaced, Waiting};
 use super::settings::BackendSettings;
 use super::sources::Look;
-use crate::daemon::{Context, Gate, Health, StatusBoard};
+use crate::daemon::{Context, Gate, Health, Healths, StatusBoard};
 use crate::election::Standing;
 use crate::metrics::{Counters, Gauges, Scope};
 use crate::model::{BackendName, SlotState, Timestamp};
@@ -45,6 +45,9 @@ pub struct Reporter {
     refused: Lasting,
     metrics: Scope,
 }
+
+/// Why nothing is planned between a commit of this process and the news of it.
+pub const NOT_SHOWN: &str = "the last change has not shown up yet";
 
 /// How long a store may take to show a change, or to take one.
 const HICCUP: Duration = Duration::from_secs(5);
@@ -89,17 +92,27 @@ struct Said {
     waiting: Vec<Waiting>,
 }
 
-/// The part `discover` of `/status`: every backend's word.
+/// The part `discover` of `/status`: every backend's word; and how all of them are, for the log.
 #[derive(Debug, Clone)]
-pub struct Board(StatusBoard);
+pub struct Board {
+    status: StatusBoard,
+    sources: Healths,
+    stores: Healths,
+    writes: Healths,
+}
 
 impl Board {
     pub fn new(status: StatusBoard) -> Self {
-        Self(status)
+        Self {
+            status,
+            sources: Healths::new("sources of backends"),
+            stores: Healths::new("backends' ways to the store"),
+            writes: Healths::new("backends' writes of their tables"),
+        }
     }
 
     fn publish(&self, backend: &BackendName, value: Option<Value>) {
-        self.0.publish_member("discover", "backends", backend.as_str(), value);
+        self.status.publish_member("discover", "backends", backend.as_str(), value);
     }
 }
 
@@ -137,6 +150,9 @@ impl Reporter {
         reporter.leaderless = Lasting::new(ttl + HICCUP);
         let teller = |_: &_| hsdo::Teller::new(backend.clone(), Some(gate("HSDO's table")));
         reporter.hsdo = settings.hsdo.as_ref().map(teller);
+        reporter.source = board.sources.one(format!("the source of backend {backend}"));
+        reporter.store = board.stores.one(format!("the store, for backend {backend},"));
+        reporter.writes = board.writes.one(format!("writing the table of backend {backend}"));
         reporter.board = Some(board);
         reporter
     }
@@ -352,7 +368,8 @@ impl Reporter {
                 self.unwritten = Some(error.clone());
             }
         }
-        self.judge(None);
+        // Where nothing else happens, nobody would ever miss the news of it.
+        self.judge(matches!(result, Ok(Applied::Written(_))).then_some(NOT_SHOWN));
     }
 
     fn log_actions(&self, plan: &Plan) {

@@ -27,7 +27,7 @@ impl Args {
             let message = format!("there is no store to back up at {}", url.path.display());
             return Err(CommandError::msg(Kind::Failed, message));
         }
-        let backup = SqliteStore::open_to_read(&url).await?.backup(&file).await?;
+        let backup = SqliteStore::open_as_guest(&url).await?.backup(&file).await?;
         let (keys, revision) = (super::keys(backup.keys as usize), backup.revision);
         output::print(&format!("wrote {keys} of revision {revision} to {}\n", file.display()))
     }

@@ -1,7 +1,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::line::BadLines;
 use super::plan::{Step, batches, is_of_its_store, plan};
 use super::{input, line};
 use crate::error::{CommandError, CommandResult, Kind};
@@ -9,7 +10,7 @@ use crate::output;
 use crate::store::{Commit, Entry, Key, Prefix, SharedStore};
 
 /// How many bad lines or keys are shown.
-const SHOWN: usize = 20;
+const SHOWN: usize = BadLines::TOLD;
 
 /// Write the keys of an export
 ///
@@ -21,7 +22,8 @@ const SHOWN: usize = 20;
 /// would be there for ever, since no process stands behind them. A table of which anything is
 /// written is confirmed by a leader again before HAProxys take servers down by it.
 ///
-/// A large import is many commits. If it is cut short, run it again: it goes on where it was.
+/// A large import is many commits. If it is cut short, run it again: it goes on where it was. One of
+/// more than 1 GiB, or with a line of more than 2 MiB, is refused.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -44,8 +46,10 @@ pub(super) struct Args {
 impl Args {
     pub(super) async fn run(self, store: &SharedStore) -> CommandResult {
         let Self { file, replace, dry_run } = self;
-        let text = input::file_or_stdin(file.as_deref())?;
-        let mut wanted = line::parse_all(&text).map_err(|problems| bad_lines(&problems))?;
+        let file = file.as_deref();
+        let read = line::read_all(input::file_or_stdin(file)?)
+            .map_err(|error| input::unreadable(error, file.unwrap_or(Path::new("-"))))?;
+        let mut wanted = read.map_err(|bad| bad_lines(&bad))?;
         let total = wanted.len();
         wanted.retain(|key, _| !is_of_its_store(key));
         if wanted.len() < total {
@@ -90,10 +94,10 @@ async fn write(store: &SharedStore, steps: Vec<Step>) -> CommandResult {
     Ok(())
 }
 
-fn bad_lines(problems: &[String]) -> CommandError {
+fn bad_lines(bad: &BadLines) -> CommandError {
     CommandError::msg(
         Kind::Failed,
-        format!("nothing was written, because of bad lines:\n{}", first(problems)),
+        format!("nothing was written, because of bad lines:\n{}", first(&bad.first, bad.count)),
     )
     .hint("each line is {\"key\":…,\"value\":…} or {\"key\":…,\"value_base64\":…}")
 }
@@ -112,16 +116,16 @@ fn refuse_replacements(steps: &[Step]) -> CommandResult {
     let message = format!(
         "nothing was written, because the store has {} with another value or on a lease:\n{}",
         super::keys(replaced.len()),
-        first(&replaced)
+        first(&replaced, replaced.len())
     );
     Err(CommandError::msg(Kind::Failed, message).hint("--replace replaces them"))
 }
 
-fn first(lines: &[String]) -> String {
+fn first(lines: &[String], count: usize) -> String {
     let mut text =
         lines.iter().take(SHOWN).map(|l| format!("  {l}")).collect::<Vec<_>>().join("\n");
-    if lines.len() > SHOWN {
-        text += &format!("\n  and {} more", lines.len() - SHOWN);
+    if count > SHOWN {
+        text += &format!("\n  and {} more", count - SHOWN);
     }
     text
 }

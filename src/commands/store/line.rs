@@ -1,6 +1,7 @@
 //! Entries as text: one JSON object a line for programs, a short look for people.
 
 use std::collections::BTreeMap;
+use std::io::{self, BufRead, Read as _};
 
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
@@ -76,26 +77,75 @@ impl Shown {
     }
 }
 
-/// Reads a whole export; or answers every bad line, with its number.
-pub(super) fn parse_all(text: &[u8]) -> Result<BTreeMap<Key, Vec<u8>>, Vec<String>> {
+/// The lines of an export that are none.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct BadLines {
+    /// The first of them, each with its number.
+    pub first: Vec<String>,
+    pub count: usize,
+}
+
+impl BadLines {
+    /// How many are told one by one.
+    pub(super) const TOLD: usize = 20;
+
+    /// How much of a problem, which may quote its line, is told.
+    const LONGEST: usize = 300;
+
+    fn add(&mut self, number: usize, problem: &str) {
+        self.count += 1;
+        if self.first.len() < Self::TOLD {
+            let problem: String = problem.chars().take(Self::LONGEST).collect();
+            self.first.push(format!("line {number}: {problem}"));
+        }
+    }
+}
+
+/// Over the longest line of an export: a key and a value of which every byte is written as six.
+const MAX_LINE_LEN: usize = 2 * 1024 * 1024;
+
+/// How many bytes the keys and values of one import may have together: they are all held in memory,
+/// since nothing is written before the last line was read.
+const MAX_BYTES: usize = 1024 * 1024 * 1024;
+
+/// Reads a whole export; or answers its bad lines, at the latest when they are too much to hold.
+pub(super) fn read_all(
+    mut input: impl BufRead,
+) -> io::Result<Result<BTreeMap<Key, Vec<u8>>, BadLines>> {
     let mut entries = BTreeMap::new();
     let mut lines: BTreeMap<Key, usize> = BTreeMap::new();
-    let mut problems = Vec::new();
-    for (number, text) in (1..).zip(text.split(|byte| *byte == b'\n')) {
+    let (mut bad, mut bytes, mut text) = (BadLines::default(), 0, Vec::new());
+    for number in 1.. {
+        text.clear();
+        let most = MAX_LINE_LEN as u64 + 1;
+        if input.by_ref().take(most).read_until(b'\n', &mut text)? == 0 {
+            break;
+        }
+        if text.len() > MAX_LINE_LEN {
+            bad.add(number, &format!("it is longer than {MAX_LINE_LEN} bytes"));
+            break;
+        }
+        let text = text.strip_suffix(b"\n").unwrap_or(&text);
         if text.trim_ascii().is_empty() {
             continue;
         }
         match Line::parse(text) {
-            Err(problem) => problems.push(format!("line {number}: {problem}")),
+            Err(problem) => bad.add(number, &problem),
             Ok((key, value)) => {
+                bytes += key.as_str().len() + value.len();
                 if let Some(first) = lines.insert(key.clone(), number) {
-                    problems.push(format!("line {number}: {key:?} is in line {first} already"));
+                    bad.add(number, &format!("{key:?} is in line {first} already"));
                 }
                 entries.insert(key, value);
             }
         }
+        if bytes > MAX_BYTES {
+            let problem = format!("more than {MAX_BYTES} bytes of keys and values: split it");
+            bad.add(number, &problem);
+            break;
+        }
     }
-    if problems.is_empty() { Ok(entries) } else { Err(problems) }
+    Ok(if bad.count == 0 { Ok(entries) } else { Err(bad) })
 }
 
 /// The beginning of a value in one line, without anything that a terminal would obey.
@@ -141,7 +191,7 @@ mod tests {
                 text += &(serde_json::to_string(&Line::of(&entry)).unwrap() + "\n");
                 wanted.insert(entry.key, value);
             }
-            prop_assert_eq!(parse_all(text.as_bytes()), Ok(wanted));
+            prop_assert_eq!(read_all(text.as_bytes()).unwrap(), Ok(wanted));
         }
     }
 
@@ -158,11 +208,26 @@ mod tests {
             r#"{"key":"a","value":"2"}"#,
             r#"{"key":"b","value":"","lease":1}"#,
         ];
-        let problems = parse_all(text.join("\n").as_bytes()).unwrap_err();
+        let bad = |text: &[u8]| read_all(text).unwrap().unwrap_err();
+        let problems = bad(text.join("\n").as_bytes()).first;
         let numbers: Vec<&str> = problems.iter().map(|p| p.split(':').next().unwrap()).collect();
         let wanted: Vec<String> = (3..=9).map(|n| format!("line {n}")).collect();
         assert_eq!(numbers, wanted, "{problems:#?}");
-        assert!(parse_all(b"{\"key\":\"a\",\"value\":\"\xff\"}").is_err());
+        assert_eq!(bad(b"{\"key\":\"a\",\"value\":\"\xff\"}").count, 1);
+        let many = bad("x\n".repeat(10_000).as_bytes());
+        assert_eq!((many.count, many.first.len()), (10_000, BadLines::TOLD));
+    }
+
+    #[test]
+    fn what_has_no_end_is_read_no_further_than_it_may() {
+        let endless = || std::io::BufReader::new(std::io::repeat(b'x'));
+        let bad = read_all(endless()).unwrap().unwrap_err();
+        assert!(bad.count == 1 && bad.first[0].contains("longer than"), "{bad:?}");
+        let value = "\u{1}".repeat(MAX_VALUE_LEN);
+        let key = "\u{e4}".repeat(512);
+        let longest = serde_json::to_string(&Line::of(&entry(&key, value.clone().into()))).unwrap();
+        let read = read_all(longest.as_bytes()).unwrap().unwrap();
+        assert_eq!(read.into_values().next(), Some(value.into()));
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod watch;
 
 use crate::config::Globals;
 use crate::error::CommandResult;
-use crate::store::{SharedStore, await_to_read, open_from, open_to_read, url_from};
+use crate::store::{SharedStore, await_to_read, open_as_guest, open_from, open_to_read, url_from};
 
 /// Read and write the store by hand
 #[derive(Debug, clap::Args)]
@@ -58,20 +58,21 @@ impl Args {
     pub async fn run(self, globals: &Globals) -> CommandResult {
         let Self { command } = self;
         match command {
-            Command::Get(args) => args.run(&open(globals, false).await?).await,
+            Command::Get(args) => args.run(&open(globals, For::Looking).await?).await,
             Command::Put(args) => {
-                let store = open(globals, !args.dry_run).await?;
+                let purpose = if args.grants() { For::Granting } else { For::Writing };
+                let store = open(globals, purpose.unless(args.dry_run)).await?;
                 args.run(&store).await
             }
             Command::Delete(args) => {
-                let store = open(globals, !args.dry_run).await?;
+                let store = open(globals, For::Writing.unless(args.dry_run)).await?;
                 args.run(&store).await
             }
-            Command::List(args) => args.run(&open(globals, false).await?).await,
+            Command::List(args) => args.run(&open(globals, For::Looking).await?).await,
             Command::Watch(args) => args.run(&await_to_read(&url_from(globals)?).await?).await,
-            Command::Export(args) => args.run(&open(globals, false).await?).await,
+            Command::Export(args) => args.run(&open(globals, For::Looking).await?).await,
             Command::Import(args) => {
-                let store = open(globals, !args.dry_run).await?;
+                let store = open(globals, For::Writing.unless(args.dry_run)).await?;
                 args.run(&store).await
             }
             // Before there is anything to open.
@@ -82,12 +83,28 @@ impl Args {
     }
 }
 
-/// Opens the store; a command that does not write makes none.
-async fn open(globals: &Globals, writes: bool) -> CommandResult<SharedStore> {
-    match writes {
-        true => open_from(globals).await,
-        false => Ok(open_to_read(&url_from(globals)?).await?),
+/// What the store is opened for.
+#[derive(Debug, Clone, Copy)]
+enum For {
+    /// It makes no store.
+    Looking,
+    Writing,
+    /// A lease counts by this host's clock, and so all of them have to.
+    Granting,
+}
+
+impl For {
+    fn unless(self, dry_run: bool) -> Self {
+        if dry_run { Self::Looking } else { self }
     }
+}
+
+async fn open(globals: &Globals, purpose: For) -> CommandResult<SharedStore> {
+    Ok(match purpose {
+        For::Looking => open_to_read(&url_from(globals)?).await?,
+        For::Writing => open_as_guest(&url_from(globals)?).await?,
+        For::Granting => open_from(globals).await?,
+    })
 }
 
 /// `1 key`, `2 keys`.

@@ -38,6 +38,11 @@ pub(super) struct Args {
 }
 
 impl Args {
+    /// Whether it makes a lease.
+    pub(super) fn grants(&self) -> bool {
+        self.ttl.is_some()
+    }
+
     pub(super) async fn run(self, store: &SharedStore) -> CommandResult {
         let Self { key, value, ttl, if_absent, dry_run } = self;
         let value = match value {

@@ -42,6 +42,7 @@ impl Changed {
                 | Command::SetHealthDown { .. } => {}
                 Command::EnableHealth { .. }
                 | Command::EnableAgent { .. }
+                | Command::DisableAgent { .. }
                 | Command::SetAgentUp { .. }
                 | Command::EndSessions { .. }
                 | Command::AddServer { .. }

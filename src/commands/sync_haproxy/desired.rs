@@ -30,7 +30,15 @@ pub enum Desired {
 impl Desired {
     /// Whether a server has to be there for it.
     pub fn needs_server(self) -> bool {
-        matches!(self, Self::Drain { .. } | Self::Ready { .. })
+        self.address().is_some()
+    }
+
+    /// Where its server is to be.
+    pub fn address(self) -> Option<ServerAddress> {
+        match self {
+            Self::Drain { address } | Self::Ready { address, .. } => Some(address),
+            Self::Free | Self::Maint | Self::KeepAsIs => None,
+        }
     }
 }
 

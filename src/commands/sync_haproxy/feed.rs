@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::problem::Problem;
 use super::rows::{self, HsdoFeed};
 use crate::daemon::{Backoff, Health, OwnedTask, spawn_owned};
-use crate::model::{BackendName, keys};
+use crate::model::{BackendName, TableOrigin, keys};
 use crate::store::{Mirror, SharedStore};
 use crate::tables::{Table, TableError};
 
@@ -62,10 +62,12 @@ impl Teller {
 }
 
 impl Feeds {
-    /// Starts following the tables in the store, or HSDO's; ends when it is dropped.
+    /// Starts following the tables in the store, which are filled from `origin` where that is known, or
+    /// HSDO's; ends when it is dropped.
     pub fn start<'a>(
         store: &SharedStore,
         hsdo: Option<&HsdoFeed>,
+        origin: Option<&TableOrigin>,
         tables: impl IntoIterator<Item = &'a BackendName>,
     ) -> Self {
         let names: Vec<&BackendName> = tables.into_iter().collect();
@@ -75,7 +77,7 @@ impl Feeds {
         let follow = |name: BackendName| {
             let teller = Teller { name, views: sender.clone() };
             match hsdo {
-                None => spawn_owned(follow(store.clone(), teller)),
+                None => spawn_owned(follow(store.clone(), teller, origin.cloned())),
                 Some(hsdo) => spawn_owned(rows::follow(hsdo.clone(), teller)),
             }
         };
@@ -104,7 +106,7 @@ impl Feeds {
     }
 }
 
-async fn follow(store: SharedStore, teller: Teller) {
+async fn follow(store: SharedStore, teller: Teller, origin: Option<TableOrigin>) {
     let name = teller.name();
     let mut health = Health::new(format!("watching table {name}"));
     let mut mirror = open(&store, &teller, &mut health).await;
@@ -127,6 +129,10 @@ async fn follow(store: SharedStore, teller: Teller) {
         }
         let (entries, revision) = (mirror.entries(), mirror.revision());
         let read = Table::read(name, entries, revision, mirror.life(), reborn_at);
+        if let Some(foreign) = foreign(&read, origin.as_ref()) {
+            teller.update(|view| view.refuse(foreign));
+            continue;
+        }
         let missing = match &read {
             Ok(None) => Some(missing(&store, name).await),
             Ok(Some(_)) | Err(_) => None,
@@ -158,6 +164,12 @@ impl View {
         }
     }
 
+    /// The table is another's: what was followed before stays.
+    fn refuse(&mut self, foreign: String) {
+        (self.loaded, self.stale, self.problem) = (true, None, Some(foreign));
+        self.distrust();
+    }
+
     /// What is known is not what the store says.
     fn distrust(&mut self) {
         if let Some(table) = self.table.as_mut().filter(|table| table.confirmed) {
@@ -178,6 +190,19 @@ async fn open(store: &SharedStore, teller: &Teller, health: &mut Health) -> Mirr
             }
         }
     }
+}
+
+/// Says that a table is filled from elsewhere, where that is known.
+fn foreign(read: &Result<Option<Table>, TableError>, own: Option<&TableOrigin>) -> Option<String> {
+    let table = read.as_ref().ok()?.as_ref()?;
+    let (own, theirs) = (own?, table.spec.origin.as_ref()?);
+    let name = &table.name;
+    (!own.goes_on_from(theirs)).then(|| {
+        format!(
+            "table {name} in the store belongs to {theirs}, and this one is to follow that of {own}, so \
+             HAProxy is left as it is: correct from or hsdo-table"
+        )
+    })
 }
 
 /// Says that there is no such table, and which there are.
@@ -233,7 +258,7 @@ mod tests {
     async fn a_missing_table_is_no_empty_table_and_names_those_that_exist() {
         let store = MemoryStore::new();
         put(&store, "backends/api/spec", spec(1)).await;
-        let mut feeds = Feeds::start(&(Arc::new(store) as SharedStore), None, [&name()]);
+        let mut feeds = Feeds::start(&(Arc::new(store) as SharedStore), None, None, [&name()]);
         let view = view(&mut feeds, |view| view.loaded).await;
         assert_eq!(view.table, None);
         let problem = view.problem.unwrap();
@@ -241,11 +266,42 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_table_that_is_filled_from_elsewhere_is_not_followed() {
+        let store = MemoryStore::new();
+        let own = TableOrigin {
+            source: "asg".into(),
+            hsdo_table: Some("web".into()),
+            region: Some("eu-west-1".into()),
+        };
+        let put_of = async |origin: &TableOrigin| {
+            let mut spec: crate::model::BackendSpec = serde_json::from_str(&spec(2)).unwrap();
+            spec.origin = Some(origin.clone());
+            put(&store, "backends/web/spec", serde_json::to_string(&spec).unwrap()).await;
+        };
+        let theirs = TableOrigin { region: Some("eu-west-3".into()), ..own.clone() };
+        put_of(&theirs).await;
+        let shared = Arc::new(store.clone()) as SharedStore;
+        let mut feeds = Feeds::start(&shared, None, Some(&own), [&name()]);
+        let refused = view(&mut feeds, |view| view.loaded).await;
+        let problem = refused.problem.unwrap();
+        assert_eq!(refused.table, None);
+        assert!(problem.contains("belongs to HSDO's table web in eu-west-3"), "{problem}");
+        for own in [own.clone(), TableOrigin { hsdo_table: None, region: None, ..own }] {
+            put_of(&own).await;
+            view(&mut feeds, |view| view.problem.is_none() && view.table.is_some()).await;
+        }
+        put_of(&theirs).await;
+        let kept = view(&mut feeds, |view| view.problem.is_some()).await;
+        assert!(kept.table.is_some(), "HAProxy is left as it is");
+    }
+
+    #[tokio::test]
     async fn a_spec_that_goes_bad_keeps_the_last_good_table() {
         let store = MemoryStore::new();
         put(&store, "backends/web/spec", spec(2)).await;
         put(&store, "backends/web/slots/00001", record("a")).await;
-        let mut feeds = Feeds::start(&(Arc::new(store.clone()) as SharedStore), None, [&name()]);
+        let mut feeds =
+            Feeds::start(&(Arc::new(store.clone()) as SharedStore), None, None, [&name()]);
         view(&mut feeds, |view| view.table.is_some()).await;
         put(&store, "backends/web/spec", "?".into()).await;
         let view = view(&mut feeds, |view| view.problem.is_some()).await;
@@ -258,7 +314,8 @@ mod tests {
         let store = MemoryStore::new();
         put(&store, "backends/web/spec", spec(2)).await;
         let faulty = Faulty::new(store, 1);
-        let mut feeds = Feeds::start(&(Arc::new(faulty.clone()) as SharedStore), None, [&name()]);
+        let mut feeds =
+            Feeds::start(&(Arc::new(faulty.clone()) as SharedStore), None, None, [&name()]);
         view(&mut feeds, |view| view.table.is_some()).await;
         faulty.set_offline(true);
         let away = view(&mut feeds, |view| view.stale.is_some()).await;

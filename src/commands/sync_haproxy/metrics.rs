@@ -56,6 +56,7 @@ pub fn command(command: &Command, result: &CommandResult) {
         Command::SetHealthDown { .. } => "health_down",
         Command::EnableHealth { .. } => "enable_health",
         Command::EnableAgent { .. } => "enable_agent",
+        Command::DisableAgent { .. } => "disable_agent",
         Command::SetAgentUp { .. } => "agent",
         Command::EndSessions { .. } => "end_sessions",
         Command::AddServer { .. } => "add",

@@ -39,8 +39,8 @@ pub struct Engine {
     left: BTreeMap<String, Vec<ObservedServer>>,
     /// One of each, by its numbers.
     watched: Vec<Watched>,
-    /// Servers that have left may still have sessions.
-    crowded: bool,
+    /// Servers that have left, or that drain without an order, may still have sessions.
+    counts: bool,
 }
 
 /// What one pass saw and did.
@@ -81,9 +81,15 @@ impl Look {
         self.plan.drift.iter().all(is_harmless)
     }
 
-    /// Whether all that is left to do waits for another configuration.
+    /// Whether all that is left to do waits for another configuration, or for somebody's word on who
+    /// may leave.
     pub fn is_misconfigured(&self) -> bool {
-        let waits = |slot| self.plan.unplaced.contains(slot) || self.misconfigured.contains(slot);
+        let unordered = &self.plan.unordered;
+        let waits = |slot: &SlotNumber| {
+            self.plan.unplaced.contains(slot)
+                || self.misconfigured.contains(slot)
+                || unordered.get(slot).is_some_and(|kept| !kept.why.waits_for_servers())
+        };
         self.plan.drift.iter().all(waits)
     }
 
@@ -141,7 +147,7 @@ impl Engine {
             left: BTreeMap::new(),
             process: None,
             watched: Vec::new(),
-            crowded: true,
+            counts: true,
         }
     }
 
@@ -185,7 +191,7 @@ impl Engine {
             drains: wanted.iter().flatten().any(|(_, wanted)| drains(wanted)),
         };
         let rests = wanted.iter().flatten().any(|(_, wanted)| !wanted.resting.is_empty());
-        let counts = scope.drains || rests || self.crowded;
+        let counts = scope.drains || rests || self.counts;
         let mut observed = session.observe(&scope.backends, counts).await?;
         self.running(&observed.process)?;
         let left = left(&observed);
@@ -219,7 +225,8 @@ impl Engine {
         self.watched = Watched::of(&observed);
         self.left = observed.backends;
         let targets = self.looks(plans);
-        self.crowded = targets.iter().flatten().any(|look| !look.plan.crowded.is_empty());
+        self.counts = targets.iter().flatten().any(|look| look.plan.waits_for_sessions());
+        self.note_placed(&targets);
         self.forget_tries();
         Ok(Pass { process: observed.process, restarted, applied, targets })
     }
@@ -499,6 +506,13 @@ impl Engine {
                     }
                 }
             }
+        }
+    }
+
+    fn note_placed(&mut self, looks: &[Option<Look>]) {
+        for (learnt, look) in self.learnt.iter_mut().zip(looks) {
+            learnt.placed.clear();
+            learnt.placed.extend(look.iter().flat_map(|look| &look.plan.placed));
         }
     }
 

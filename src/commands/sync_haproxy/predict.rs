@@ -27,6 +27,7 @@ pub fn predict(servers: &mut Vec<ObservedServer>, command: &Command) {
         | Command::SetHealthDown { .. }
         | Command::EnableHealth { .. }
         | Command::EnableAgent { .. }
+        | Command::DisableAgent { .. }
         | Command::SetAgentUp { .. }
         | Command::EndSessions { .. } => {
             if let Some(server) = servers.iter_mut().find(|server| server.name == name) {
@@ -73,6 +74,7 @@ fn change(server: &mut ObservedServer, command: &Command) {
         Command::EnableHealth { .. } => server.check_enabled = server.checked,
         Command::EndSessions { .. } => server.sessions = Some(0),
         Command::EnableAgent { .. } => server.agent_enabled = server.has_agent,
+        Command::DisableAgent { .. } => server.agent_enabled = false,
         Command::SetAgentUp { .. } | Command::AddServer { .. } | Command::DelServer { .. } => {}
     }
 }

@@ -126,6 +126,11 @@ pub enum Why {
 }
 
 impl Why {
+    /// Whether it ends by itself once other servers take traffic.
+    pub fn waits_for_servers(self) -> bool {
+        matches!(self, Self::Moves | Self::NoPlaceForOthers)
+    }
+
     fn text(self, table: &BackendName) -> String {
         match self {
             Self::NoRecord => format!("of which table {table} says nothing"),
@@ -190,10 +195,9 @@ impl Problem {
     /// Whether a run that ends by itself would fail for it, as far as is known before: what only
     /// waits for other servers may be over by then.
     pub fn fails_a_run(&self) -> bool {
-        let waits = |why| matches!(why, Why::Moves | Why::NoPlaceForOthers);
         match self {
             Self::StaticWeights { .. } => false,
-            Self::Unordered { why, .. } => !waits(*why),
+            Self::Unordered { why, .. } => !why.waits_for_servers(),
             _ => true,
         }
     }

@@ -27,7 +27,12 @@ pub struct HsdoFeed {
 impl HsdoFeed {
     pub fn read(reader: &mut Reader, layout: TableLayout) -> Option<Self> {
         let path = |name: &str| format!("sync-haproxy.{name}");
-        let (table, region) = (reader.find(&path("hsdo-table")), reader.find(&path("aws-region")));
+        // In the other layout it says whose the table in the store is to be.
+        let table = match layout {
+            TableLayout::Hsdo => reader.find(&path("hsdo-table")),
+            TableLayout::Lbctl => None,
+        };
+        let region = reader.find(&path("aws-region"));
         let least = Duration::from_millis(100);
         let poll = settings::duration(reader, &path("table-poll"), 1, least);
         let place = TablePlace::of(reader, "sync-haproxy", layout, table, region)?;
@@ -72,6 +77,7 @@ pub(super) async fn follow(feed: HsdoFeed, teller: Teller) {
             }
             Err(error) => {
                 health.failed(&error);
+                seen.was_empty |= error.is_missing();
                 teller.update(|view| view.stale = Some(error.to_string()));
                 backoff.next_wait()
             }
@@ -87,7 +93,7 @@ struct Seen {
     changes: u64,
     /// Rows that were not free and are not there any more: nobody frees a row by deleting it.
     lost: BTreeSet<SlotNumber>,
-    /// The last look found no row at all.
+    /// The last look found no row at all, or no table.
     was_empty: bool,
     /// Rows that somebody has left before our eyes.
     left: BTreeSet<SlotNumber>,
@@ -111,8 +117,13 @@ impl Seen {
         if self.changes == 0 || self.rows != rows {
             self.changes += 1;
             let not_free = |slot: &SlotNumber| !self.rows.is_free(*slot);
+            let known = self.lost.len();
             self.lost.extend(self.rows.iter().map(|(slot, _)| slot).filter(not_free));
             self.lost.retain(|slot| rows.get(*slot).is_none());
+            if self.lost.len() > known {
+                let lost = self.lost.len();
+                tracing::warn!(table = %name, lost, "rows of HSDO's table are not there any more: their servers stay");
+            }
             let before = self.rows.sound().filter(|row| row.holder().is_some());
             let gone: Vec<SlotNumber> =
                 before.filter(|row| !is_held_by(&rows, row)).map(|row| row.slot).collect();
@@ -292,6 +303,19 @@ mod tests {
         assert_eq!(held(&view, 1), Some(Held::Unknown), "a later change forgot it");
         seen(&mut seen_rows, rows(&[Row::free(slot(1)), row(4, "10.0.0.4", 5)]), &mut view);
         assert_eq!([1, 2].map(|n| held(&view, n)), [None, Some(Held::Unknown)]);
+    }
+
+    #[test]
+    fn a_table_that_was_deleted_and_made_anew_sends_nobody_away() {
+        let free: Vec<Row> = [1, 2].map(|n| Row::free(slot(n))).into();
+        for (is_missing, left) in [(false, Left::Anyone), (true, Left::Unseen)] {
+            let (mut seen_rows, mut view) = (Seen::default(), View::default());
+            seen(&mut seen_rows, rows(&[row(1, "10.0.0.1", 3), row(2, "10.0.0.2", 3)]), &mut view);
+            seen_rows.was_empty |= is_missing;
+            seen(&mut seen_rows, rows(&free), &mut view);
+            let removed = view.table.as_ref().unwrap().removed[&slot(1)].clone();
+            assert_eq!(removed, left, "{is_missing}");
+        }
     }
 
     /// It has no place in HAProxy that could be left as it is.

@@ -7,11 +7,12 @@ use std::time::Duration;
 use super::feed::Feeds;
 use super::rows::HsdoFeed;
 use super::target::{Dynamic, Filter, Licence, Mode, ModeName, Selector, Target};
+use crate::aws::RegionName;
 use crate::config::{Kind, Reader, choice_setting, from_str_setting};
 use crate::daemon;
 use crate::haproxy::SocketAddress;
-use crate::hsdo::TableLayout;
-use crate::model::{BackendName, HaproxyName, ServerPrefix};
+use crate::hsdo::{TableLayout, TableName};
+use crate::model::{BackendName, HaproxyName, ServerPrefix, TableOrigin};
 use crate::store::{SharedStore, StoreSettings};
 
 /// The default port of the admin HTTP server.
@@ -31,6 +32,8 @@ pub struct Settings {
     pub targets: Vec<Target>,
     /// HSDO's table, where the targets follow that one.
     pub hsdo: Option<HsdoFeed>,
+    /// Where the tables in the store are to be filled from, where that is known.
+    pub origin: Option<TableOrigin>,
     pub timing: Timing,
     /// Where to keep the file that HAProxy loads its servers' state from when it starts.
     pub dump_state: Option<PathBuf>,
@@ -62,6 +65,7 @@ impl Settings {
             name: reader.get("sync-haproxy.name", HaproxyName::of_host(&host)),
             targets: targets(reader, layout, hsdo.as_ref()),
             hsdo,
+            origin: origin(reader, layout),
             timing: Timing::read(reader),
             dump_state: reader.find("sync-haproxy.dump-state"),
         }
@@ -70,8 +74,23 @@ impl Settings {
     /// Starts following the targets' tables.
     pub fn feeds(&self, store: &SharedStore) -> Feeds {
         let tables = self.targets.iter().map(|target| &target.from);
-        Feeds::start(store, self.hsdo.as_ref(), tables)
+        Feeds::start(store, self.hsdo.as_ref(), self.origin.as_ref(), tables)
     }
+}
+
+/// Whose the tables in the store are to be: those of the HSDO installation that is named, which fills
+/// them from Auto Scaling groups.
+fn origin(reader: &mut Reader, layout: TableLayout) -> Option<TableOrigin> {
+    let table: Option<TableName> = match layout {
+        TableLayout::Lbctl => reader.find("sync-haproxy.hsdo-table"),
+        TableLayout::Hsdo => None,
+    };
+    let region = table.as_ref().and_then(|_| reader.find::<RegionName>("sync-haproxy.aws-region"));
+    Some(TableOrigin {
+        source: "asg".to_owned(),
+        hsdo_table: Some(table?.to_string()),
+        region: region.map(|region| region.to_string()),
+    })
 }
 
 /// A duration that is not under the least one.

@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_config::SdkConfig;
@@ -56,6 +57,37 @@ pub(crate) struct Failed {
 pub(super) struct Table {
     pub client: Client,
     pub name: String,
+    login: Arc<Mutex<Login>>,
+}
+
+/// Why AWS takes no call of this process, whichever it is. A process has a dozen loops, each with
+/// tries of its own: while that lasts, they share one call a while.
+#[derive(Debug, Default)]
+struct Login {
+    refused: Option<Trouble>,
+    next_try: Option<Instant>,
+}
+
+/// The pause between two calls with credentials that AWS does not take.
+const REFUSED: Duration = Duration::from_secs(1);
+
+impl Login {
+    /// Answers why a call is not to be sent now.
+    fn refusal(&mut self) -> Option<Trouble> {
+        let now = Instant::now();
+        if self.next_try.is_some_and(|at| now < at) {
+            return self.refused.clone();
+        }
+        // This call is the try; those that come meanwhile wait for what it says.
+        self.next_try = self.refused.is_some().then(|| now + REFUSED);
+        None
+    }
+
+    fn answered(&mut self, trouble: Option<&Trouble>) {
+        let refused = trouble.filter(|trouble| trouble.is_about_login());
+        self.next_try = refused.map(|_| Instant::now() + REFUSED);
+        self.refused = refused.cloned();
+    }
 }
 
 impl Ask {
@@ -170,7 +202,27 @@ where
 
 impl Table {
     pub(super) fn new(url: &DynamoUrl, config: &SdkConfig) -> Self {
-        Self { client: Client::new(config), name: url.table.clone() }
+        Self { client: Client::new(config), name: url.table.clone(), login: Arc::default() }
+    }
+
+    /// [`call()`], unless AWS has just refused this process's credentials.
+    pub(super) async fn call<T, E, F, Fut>(&self, ask: &Ask, request: F) -> Result<T, Failed>
+    where
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+        E: ProvideErrorMetadata + StdError + CancelReasons + 'static,
+        T: Consumed,
+    {
+        if let Some(trouble) = self.login().refusal() {
+            return Err(Failed { trouble, unsure: false });
+        }
+        let answer = call(ask, request).await;
+        self.login().answered(answer.as_ref().err().map(|failed| &failed.trouble));
+        answer
+    }
+
+    fn login(&self) -> MutexGuard<'_, Login> {
+        self.login.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) async fn get(&self, ask: &Ask, key: Item, consistent: bool) -> Result<Option<Item>> {
@@ -178,7 +230,7 @@ impl Table {
             let request = self.client.get_item().table_name(&self.name).set_key(Some(key.clone()));
             request.consistent_read(consistent).return_consumed_capacity(TOTAL).send()
         };
-        let answer = call(ask, send).await;
+        let answer = self.call(ask, send).await;
         let answer = answer.map_err(|failed| failed.of_read(ask, self, "GetItem"))?;
         Ok(answer.item)
     }
@@ -204,7 +256,7 @@ impl Table {
                     self.client.batch_get_item().request_items(&self.name, wanted.clone());
                 request.return_consumed_capacity(TOTAL).send()
             };
-            let answer = call(ask, send).await;
+            let answer = self.call(ask, send).await;
             let answer = answer.map_err(|failed| failed.of_read(ask, self, "BatchGetItem"))?;
             items.extend(answer.responses.unwrap_or_default().into_values().flatten());
             // An answer has up to 16 MB; the rest is asked for again.
@@ -236,7 +288,7 @@ impl Table {
             let request = self.client.transact_get_items().set_transact_items(Some(wanted.clone()));
             request.return_consumed_capacity(TOTAL).send()
         };
-        let answer = call(ask, send).await;
+        let answer = self.call(ask, send).await;
         let answer = answer.map_err(|failed| failed.of_read(ask, self, "TransactGetItems"))?;
         let items = answer.responses.unwrap_or_default().into_iter();
         Ok(items.map(|response| response.item.filter(|item| !item.is_empty())).collect())
@@ -284,7 +336,7 @@ impl Table {
                 let request = request.set_exclusive_start_key(from.clone());
                 request.return_consumed_capacity(TOTAL).send()
             };
-            let answer = call(ask, send).await;
+            let answer = self.call(ask, send).await;
             let answer = answer.map_err(|failed| failed.of_read(ask, self, "Query"))?;
             items.extend(answer.items.unwrap_or_default());
             from = answer.last_evaluated_key.filter(|key| !key.is_empty());
@@ -306,7 +358,7 @@ impl Table {
             let request = request.set_transact_items(Some(items.clone()));
             request.return_consumed_capacity(TOTAL).send()
         };
-        call(ask, send).await.map(|_answer| ())
+        self.call(ask, send).await.map(|_answer| ())
     }
 }
 
@@ -381,4 +433,29 @@ static CONSUMED: Gauges<2> = Gauges::new(
 
 fn count(operation: &'static str, units: f64) {
     CONSUMED.with([NAME, operation]).inc_by(units);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::dynamodb::trouble::Hint;
+
+    #[tokio::test(start_paused = true)]
+    async fn refused_credentials_are_tried_once_in_a_while_until_they_are_taken() {
+        let refused = Verdict::Refused(ErrorKind::Denied);
+        let trouble = |hint| Trouble { hint: Some(hint), ..Trouble::new(refused, "refused") };
+        let mut login = Login::default();
+        assert!(login.refusal().is_none() && login.refusal().is_none());
+        login.answered(Some(&trouble(Hint::Rights)));
+        assert!(login.refusal().is_none(), "another call may be allowed");
+        login.answered(Some(&trouble(Hint::Credentials)));
+        for _ in 0..3 {
+            assert_eq!(login.refusal().unwrap().reason, "refused");
+            tokio::time::sleep(REFUSED).await;
+            assert!(login.refusal().is_none() && login.refusal().is_some());
+            login.answered(Some(&trouble(Hint::Clock)));
+        }
+        login.answered(None);
+        assert!(login.refusal().is_none() && login.refusal().is_none());
+    }
 }

@@ -170,7 +170,7 @@ impl Store for DynamoStore {
             request.set_item(Some(item.clone())).return_consumed_capacity(TOTAL).send()
         };
         // A lease whose grant was not heard of holds no key.
-        let granted = call(&ask, send).await;
+        let granted = shared.table.call(&ask, send).await;
         granted.map_err(|failed| failed.of_write(&ask, &shared.table, "PutItem"))?;
         Ok(Lease { id, ttl })
     }
@@ -186,7 +186,7 @@ impl Store for DynamoStore {
             let request = request.return_values(aws_sdk_dynamodb::types::ReturnValue::AllNew);
             request.return_consumed_capacity(TOTAL).send()
         };
-        let answer = match call(&ask, send).await {
+        let answer = match shared.table.call(&ask, send).await {
             Ok(answer) => answer,
             Err(failed) if failed.is_lost() => {
                 return Err(ask.error(ErrorKind::LeaseExpired, "the lease has ended"));

@@ -67,6 +67,11 @@ impl Hint {
 }
 
 impl Trouble {
+    /// Whether no call of this process would be taken, whichever it is.
+    pub(super) fn is_about_login(&self) -> bool {
+        matches!(self.hint, Some(Hint::Credentials | Hint::Clock))
+    }
+
     pub(super) fn new(verdict: Verdict, reason: impl Into<String>) -> Self {
         Self { verdict, reason: reason.into(), hint: None }
     }

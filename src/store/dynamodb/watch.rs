@@ -28,6 +28,7 @@ pub(super) fn start(store: DynamoStore, prefix: Prefix) -> Watch {
         store,
         prefix,
         position: None,
+        before: None,
         pending: VecDeque::new(),
         interrupted: false,
         wait: Duration::ZERO,
@@ -47,6 +48,8 @@ struct Watcher {
     prefix: Prefix,
     /// Up to where everything was said; `None` when a listing must come first.
     position: Option<Head>,
+    /// Up to where it was said before a break: a store that is behind it was put back meanwhile.
+    before: Option<Head>,
     pending: VecDeque<WatchEvent>,
     /// Whether the break that is on was said already.
     interrupted: bool,
@@ -68,12 +71,16 @@ impl Watcher {
                 Some(position) => self.follow(position).await,
             };
             if let Err(error) = step {
-                self.position = None;
+                self.lose_position();
                 if !std::mem::replace(&mut self.interrupted, true) {
                     return WatchEvent::Interrupted(error);
                 }
             }
         }
+    }
+
+    fn lose_position(&mut self) {
+        self.before = self.position.take().or_else(|| self.before.take());
     }
 
     async fn list(&mut self) -> Result<()> {
@@ -82,7 +89,11 @@ impl Watcher {
         }
         let ask = Ask::new("watch", &self.prefix);
         let listing = self.store.shared.list(&ask, &self.prefix).await?;
-        self.position = Some(Head { revision: listing.revision.0, life: listing.life.clone() });
+        let head = Head { revision: listing.revision.0, life: listing.life.clone() };
+        if self.begin_anew(&ask, &head).await? {
+            return Ok(());
+        }
+        (self.position, self.before) = (Some(head), None);
         (self.interrupted, self.gap, self.wait) = (false, None, Duration::ZERO);
         self.pending.push_back(WatchEvent::Reset(listing));
         Ok(())
@@ -98,10 +109,10 @@ impl Watcher {
         if !position.leads_to(&head) {
             // That look may have been an old one.
             let head = shared.read_head(&ask, true).await?;
-            return match position.leads_to(&head) {
-                true => Ok(()),
-                false => self.begin_anew(&ask, &position, &head).await,
-            };
+            if !position.leads_to(&head) {
+                self.lose_position();
+            }
+            return Ok(());
         }
         if head.revision <= position.revision {
             return Ok(());
@@ -111,16 +122,15 @@ impl Watcher {
         Ok(())
     }
 
-    /// The store was lost, or an older one was put in its place.
-    async fn begin_anew(&mut self, ask: &Ask, position: &Head, head: &Head) -> Result<()> {
-        let (known, found) = (position.revision, head.revision);
+    /// Whether an older copy of the store was put in its place, and has begun another life by now: it
+    /// brings its own along, which must not pass for the one that was known.
+    async fn begin_anew(&self, ask: &Ask, head: &Head) -> Result<bool> {
+        let Some(before) = self.before.as_ref().filter(|before| !before.leads_to(head)) else {
+            return Ok(false);
+        };
+        let (known, found) = (before.revision, head.revision);
         tracing::warn!(known, found, "the store went back: was its table restored?");
-        // An older copy brings its life along, which must not pass for the one that was known.
-        if !position.life.is_other(&head.life) {
-            self.store.shared.begin_life(ask, head).await?;
-        }
-        self.position = None;
-        Ok(())
+        Ok(!before.life.is_other(&head.life) && self.store.shared.begin_life(ask, head).await?)
     }
 
     /// Until the next look is due, or the head is known to have moved.
@@ -166,7 +176,7 @@ impl Watcher {
             self.gap = Some(Instant::now());
         } else if self.gap.get_or_insert_with(Instant::now).elapsed() > GAP {
             tracing::debug!(said, head, "the log has a gap: listing anew");
-            self.position = None;
+            self.lose_position();
         }
     }
 }
@@ -319,6 +329,7 @@ mod tests {
             store: store.clone(),
             prefix: Prefix::root(),
             position: Some(Head::default()),
+            before: None,
             pending: VecDeque::new(),
             interrupted: false,
             wait,

@@ -4,6 +4,12 @@
 //! initial cluster token: a cluster that was rebuilt empty, or restored from a snapshot, with the
 //! same ones has the same id, and so have its members. So lbctl keeps a random text of its own
 //! beside its keys.
+//!
+//! A snapshot brings that text along, and whoever was not there at the time does not see revisions go
+//! back. But it has no Raft log: a restored member counts its entries from the beginning, while its
+//! revisions go on from the snapshot's. No entry makes more than one revision, so in one life of a
+//! cluster what its revision is ahead of its Raft index never grows. The text says how much that was
+//! when it was made.
 
 use etcd_client::{Client, Compare, CompareOp, GetOptions, GetResponse, Txn, TxnOp};
 
@@ -42,13 +48,48 @@ impl Shared {
             return Ok(());
         };
         let same = Compare::mod_revision(place.clone(), CompareOp::Equal, kv.mod_revision());
-        let put = TxnOp::put(place, StoreLife::random().as_str(), None);
+        let put = TxnOp::put(place, self.new_life(ask).await, None);
         let txn = Txn::new().when([same]).and_then([put]);
         let send = |client: Client| {
             let txn = txn.clone();
             async move { client.kv_client().txn(txn).await }
         };
         self.members.call(ask, send).await.map(|_answer| ())
+    }
+
+    /// Whether the cluster was restored from a snapshot after its life was made.
+    pub(super) async fn was_restored(&self, ask: &Ask) -> bool {
+        let Some((found, lead)) = self.lead(ask).await else { return false };
+        found.kvs().first().is_some_and(|kv| lead > said_lead(kv.value()))
+    }
+
+    /// The life's entry, and then how far the revision of the member that gave it, which shows it
+    /// then, is ahead of its Raft index. `None` where it does not say, as some proxies do not.
+    async fn lead(&self, ask: &Ask) -> Option<(GetResponse, i64)> {
+        let place = self.keyspace.life();
+        let send = |client: Client| {
+            let place = place.clone();
+            async move {
+                let found = client.kv_client().get(place, None).await?;
+                Ok((found, client.maintenance_client().status().await?))
+            }
+        };
+        let (found, status) = match self.members.call(ask, send).await {
+            Ok(answers) => answers,
+            Err(error) => {
+                tracing::debug!(%error, "cannot tell whether the cluster was restored");
+                return None;
+            }
+        };
+        let revision = convert::signed(convert::revision_of(status.header()));
+        let index = i64::try_from(status.raft_index()).ok()?;
+        Some((found, revision.saturating_sub(index)))
+    }
+
+    async fn new_life(&self, ask: &Ask) -> String {
+        let life = StoreLife::random();
+        let lead = self.lead(ask).await;
+        lead.map_or_else(|| life.to_string(), |(_, lead)| format!("{life}{LEAD}{lead}"))
     }
 
     /// The newest revision.
@@ -61,16 +102,25 @@ impl Shared {
     async fn make_life(&self) -> Result<()> {
         let place = self.keyspace.life();
         let absent = Compare::create_revision(place.clone(), CompareOp::Equal, 0);
-        let put = TxnOp::put(place, StoreLife::random().as_str(), None);
-        let txn = Txn::new().when([absent]).and_then([put]);
         // Done twice it finds what the first one made.
         let ask = Ask { operation: "list", subject: "life".into(), effect: Effect::Repeatable };
+        let put = TxnOp::put(place, self.new_life(&ask).await, None);
+        let txn = Txn::new().when([absent]).and_then([put]);
         let send = |client: Client| {
             let txn = txn.clone();
             async move { client.kv_client().txn(txn).await }
         };
         self.members.call(&ask, send).await.map(|_answer| ())
     }
+}
+
+/// Stands between a life's random text and the lead of the revision.
+const LEAD: char = '@';
+
+/// The lead that a life was made with. In a cluster that was never restored there is none.
+fn said_lead(life: &[u8]) -> i64 {
+    let text = std::str::from_utf8(life).ok();
+    text.and_then(|text| text.split_once(LEAD)?.1.parse().ok()).unwrap_or(0)
 }
 
 fn unknown(error: &Error) -> StoreLife {

@@ -79,6 +79,12 @@ impl Watcher {
                 self.begin_life(life).await;
                 listing = self.shared.list(&self.prefix).await?;
             }
+        } else if !listing.life.is_unknown() && self.shared.was_restored(&self.ask()).await {
+            tracing::warn!(
+                "the cluster was restored from a snapshot: its store begins another life"
+            );
+            self.begin_life(&listing.life).await;
+            listing = self.shared.list(&self.prefix).await?;
         }
         self.following = Some(self.open(&listing).await?);
         self.known = Some((listing.life.clone(), listing.revision));

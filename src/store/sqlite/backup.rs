@@ -92,11 +92,12 @@ fn keep(path: &Path) {
         return;
     }
     let kept = file::beside(path, "-before-restore");
-    let copied = Database::open(path, History::default(), Access::Look).and_then(|mut database| {
-        let copied = write(&mut database, &kept);
-        database.close();
-        copied
-    });
+    let copied =
+        Database::open(path, History::default(), Access::Guest).and_then(|mut database| {
+            let copied = write(&mut database, &kept);
+            database.close();
+            copied
+        });
     match copied {
         Ok(_) => tracing::info!(path = %kept.display(), "kept the database as it was"),
         Err(failure) => {

@@ -65,13 +65,13 @@ impl SqliteStore {
         Self::open_with(url, History::default(), Access::Write).await
     }
 
-    /// The same for who only shows what is in it: leases of another boot stay, since a container may
-    /// see another boot id than its host.
+    /// The same for who shows what is in it or writes by hand: leases of another boot stay, since a
+    /// container may see another boot id than its host.
     ///
     /// # Errors
     /// As for [`Self::open`].
-    pub async fn open_to_read(url: &SqliteUrl) -> Result<Self> {
-        Self::open_with(url, History::default(), Access::Look).await
+    pub async fn open_as_guest(url: &SqliteUrl) -> Result<Self> {
+        Self::open_with(url, History::default(), Access::Guest).await
     }
 
     /// Writes all of it, at one revision, to a file, which it replaces as a whole.

@@ -55,8 +55,8 @@ const SCHEMA: &str = "
     ) STRICT;
 ";
 
-/// Opens an existing file, which may be empty, and makes it a database of ours. Who only looks ends
-/// no leases: a container may see another boot id than its host.
+/// Opens an existing file, which may be empty, and makes it a database of ours. A guest ends no
+/// leases: a container may see another boot id than its host.
 pub(super) fn connect(path: &Path, access: Access) -> Outcome<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
@@ -87,7 +87,8 @@ pub(super) fn connect(path: &Path, access: Access) -> Outcome<Connection> {
         create(&mut connection)?;
     }
     give_life(&mut connection)?;
-    if access == Access::Write {
+    // Before the first daemon there are none.
+    if access == Access::Write || is_of_no_boot(&connection)? {
         end_leases_of_another_boot(&mut connection)?;
     }
     Ok(connection)
@@ -238,6 +239,10 @@ fn end_leases_of_another_boot(connection: &mut Connection) -> Outcome<()> {
         txn.execute("UPDATE meta SET boot = ?1", [file::boot_id()?])?;
     }
     txn.commit().map_err(Failure::of_commit)
+}
+
+fn is_of_no_boot(db: &Connection) -> Outcome<bool> {
+    Ok(db.query_row("SELECT boot = '' FROM meta", [], |row| row.get(0))?)
 }
 
 /// Whether the leases count by the boot clock as it runs now.

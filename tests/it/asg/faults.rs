@@ -1,12 +1,16 @@
 //! What AWS does.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use super::front::{FAULTS, Fault};
+use super::front::{EVERY_CALL, FAULTS, Fault, Front};
 use super::{Fleet, SIMPLE};
 use crate::support::haproxy::Backend;
 use crate::support::moto::Moto;
 use crate::support::{Cloud, World, eventually, free_port, http_get};
+
+/// Long beside every pause between two tries but the longest.
+const WHILE: Duration = Duration::from_secs(15);
 
 #[test]
 fn every_failure_of_every_call_leaves_haproxy_as_it_is_and_passes() {
@@ -92,4 +96,47 @@ fn five_hundred_instances_take_the_fewest_calls_and_lose_none_on_any_page() {
     let calls = count("DescribeInstances");
     // A look may be under way.
     assert!((looks - 1) * 5 <= calls && calls <= (looks + 1) * 5, "{calls} calls in {looks} looks");
+}
+
+/// AWS answers each of these calls at once, so that a loop without a pause would be a flood.
+#[test]
+fn credentials_that_are_over_are_not_tried_ten_times_a_second() {
+    let (Some(cloud), Some(mut world)) = (Cloud::new(), World::dynamodb()) else { return };
+    let (moto, rest) = world.url.split_once("127.0.0.1%3A").unwrap();
+    let (port, rest) = rest.split_once('&').unwrap();
+    let store = Front::start(port.parse().unwrap());
+    world.url = format!("{moto}127.0.0.1%3A{}&{rest}", store.port());
+    let Some(mut fleet) = Fleet::on(cloud, world, SIMPLE, vec![Backend::new("app", 12)]) else {
+        return;
+    };
+    let group = fleet.cloud.group("web", 3);
+    let discover = fleet.discover("discover", &format!("asg:{group}"), &[]);
+    fleet.equals(&[&group], &discover);
+    let fail = |fleet: &Fleet, fault| {
+        [&store, &fleet.front].into_iter().for_each(|front| front.fail(EVERY_CALL, fault));
+    };
+    fail(&fleet, Some(Fault::Expired));
+    for process in [&discover, &fleet.sync] {
+        eventually(&format!("the end to be told\n{}", process.tail()), || {
+            process.log().contains("ExpiredToken").then_some(())
+        });
+    }
+    let calls = || {
+        let mut all = store.all_calls();
+        all.extend(fleet.front.all_calls());
+        all
+    };
+    let (before, started) = (calls(), Instant::now());
+    eventually("a while to pass", || (started.elapsed() > WHILE).then_some(()));
+    let (after, seconds) = (calls(), started.elapsed().as_secs_f64());
+    let rate = |(action, count): (String, usize)| {
+        let before = before.get(&action).copied().unwrap_or(0);
+        ((count - before) as f64 / seconds, action)
+    };
+    let rates: Vec<(f64, String)> = after.into_iter().map(rate).collect();
+    let all: f64 = rates.iter().map(|(rate, _)| rate).sum();
+    assert!(all < 4.0, "{all:.1} calls a second of two processes: {rates:.1?}");
+    fail(&fleet, None);
+    fleet.cloud.scale(&group, 4);
+    fleet.equals(&[&group], &discover);
 }

@@ -28,6 +28,9 @@ pub enum Fault {
 pub const FAULTS: [Fault; 6] =
     [Fault::Throttle, Fault::Internal, Fault::Expired, Fault::Silence, Fault::Half, Fault::Lost];
 
+/// As an action: whichever it is.
+pub const EVERY_CALL: &str = "*";
+
 /// The termination hook that every group has.
 pub const HOOK: &str = "drained";
 
@@ -65,6 +68,10 @@ impl Front {
         Self { port, state }
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
@@ -81,6 +88,11 @@ impl Front {
     /// How often an action was called.
     pub fn calls(&self, action: &str) -> usize {
         self.state.calls.lock().unwrap().get(action).copied().unwrap_or(0)
+    }
+
+    /// How often each action was called.
+    pub fn all_calls(&self) -> BTreeMap<String, usize> {
+        self.state.calls.lock().unwrap().clone()
     }
 
     /// An instance has this lifecycle state, whatever moto says.
@@ -136,12 +148,22 @@ fn serve(stream: TcpStream, state: &State) -> Option<()> {
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     loop {
         let (head, body) = read_message(&mut reader)?;
-        let action = field(&body, "Action");
+        let action = match target(&head) {
+            Some(target) => target,
+            None => field(&body, "Action"),
+        };
         *state.calls.lock().unwrap().entry(action.clone()).or_default() += 1;
-        let fault = state.faults.lock().unwrap().get(&action).copied();
+        let faults = state.faults.lock().unwrap();
+        let fault = faults.get(&action).or_else(|| faults.get(EVERY_CALL)).copied();
+        drop(faults);
         let answer = match fault {
             Some(Fault::Throttle) => refusal(400, "Throttling", "Rate exceeded"),
             Some(Fault::Internal) => refusal(500, "InternalFailure", "try again"),
+            Some(Fault::Expired) if target(&head).is_some() => json_refusal(
+                400,
+                "com.amazonaws.dynamodb.v20120810#ExpiredTokenException",
+                "The token is expired",
+            ),
             Some(Fault::Expired) => refusal(403, "ExpiredToken", "The token is expired"),
             Some(Fault::Silence) => {
                 _ = reader.read_to_end(&mut Vec::new()).is_ok();
@@ -259,6 +281,13 @@ fn read_message(reader: &mut impl std::io::BufRead) -> Option<(String, String)> 
     Some((head, String::from_utf8(body).ok()?))
 }
 
+/// The operation of a JSON protocol, such as DynamoDB's.
+fn target(head: &str) -> Option<String> {
+    let named = head.lines().filter_map(|line| line.split_once(": "));
+    let target = named.filter(|(name, _)| name.eq_ignore_ascii_case("x-amz-target"));
+    target.map(|(_, value)| value.trim().to_owned()).next()
+}
+
 /// A field of a query; the tests' values need no decoding.
 fn field(body: &str, name: &str) -> String {
     let mut pairs = body.split('&').filter_map(|pair| pair.split_once('='));
@@ -270,6 +299,10 @@ fn refusal(status: u16, code: &str, text: &str) -> Vec<u8> {
         format!("<Error><Type>Sender</Type><Code>{code}</Code><Message>{text}</Message></Error>");
     // Auto Scaling's form; EC2's differs in what stands around it.
     message(status, &format!("<ErrorResponse>{error}<RequestId>r</RequestId></ErrorResponse>"))
+}
+
+fn json_refusal(status: u16, code: &str, text: &str) -> Vec<u8> {
+    message(status, &serde_json::json!({ "__type": code, "message": text }).to_string())
 }
 
 fn message(status: u16, body: &str) -> Vec<u8> {

@@ -38,8 +38,10 @@ impl Configured {
         write(&world, text);
         let mut command = command(&crate::support::lbctl(), &config);
         let admin = free_port();
-        let address = format!("127.0.0.1:{admin}");
-        command.args(["discover", "--store", &world.url, "--admin", &address]);
+        command.args(["discover", "--admin", &format!("127.0.0.1:{admin}")]);
+        if !command.get_envs().any(|(name, _)| name == "LBCTL_STORE_URL") {
+            command.args(["--store", &world.url]);
+        }
         command.env_remove("LBCTL_LOG");
         let discover = Process::start("discover", world.dir.path(), &mut command);
         Self { world, discover, admin }
@@ -144,6 +146,37 @@ async fn sighup_starts_stops_and_changes_backends_and_leaves_the_others_alone() 
     });
     // Their tables stay: others may fill them, or HAProxies serve them on.
     world.becomes("one", &["1 ready one"]).await;
+}
+
+#[tokio::test]
+async fn sighup_tells_that_a_secret_has_changed_and_never_the_secret() {
+    let one = backend("one", "one", 3);
+    let with = |token: &str, password: &str| {
+        let store = format!("[store]\npassword = '{password}'\n");
+        format!("{store}[discover]\nconsul-token = '{token}'\n{one}")
+    };
+    let mut world = Configured::start_as(&with("first-token", "first-pass"), |lbctl, config| {
+        let mut command = Command::new(lbctl);
+        // The password is for this one, which is nowhere.
+        command.env("LBCTL_STORE_URL", "etcd://me@127.0.0.1:1/x").arg("--config").arg(config);
+        command
+    })
+    .await;
+    world.discover.wait_for_log("is failing");
+    world.reload(&with("first-token", "first-pass"));
+    world.discover.wait_for_log("the configuration was read again: nothing has changed");
+    world.reload(&with("second-token", "second-pass"));
+    world
+        .discover
+        .wait_for_log("INFO changed: discover.consul-token changed (its value is masked)");
+    world
+        .discover
+        .wait_for_log("the old value goes on: store.password changed (its value is masked)");
+    let log = world.discover.log();
+    assert!(
+        !log.contains("-token'") && !log.contains("first-") && !log.contains("second-"),
+        "{log}"
+    );
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod files;
 mod history;
 mod leader;
 mod lives;
+mod readiness;
 mod registrations;
 
 use std::path::Path;
@@ -17,7 +18,7 @@ use lbctl::model::{
     BackendName, BackendReport, BackendSpec, Endpoint, HaproxyReport, Registration, SlotNumber,
     SlotRecord, Timestamp, keys,
 };
-use lbctl::store::{self, Commit, Key, Revision, SharedStore, Txn};
+use lbctl::store::{self, Key, Revision, SharedStore};
 use tempfile::TempDir;
 
 use crate::support::etcd::Etcd;
@@ -95,12 +96,13 @@ impl World {
         self.put_held(key, &Registration { endpoint, since: Timestamp::now() }).await;
     }
 
+    /// As a process that ends does.
     async fn forget(&self, id: &str) {
         let key = keys::registration(&web(), &id.parse().unwrap());
-        assert!(matches!(
-            self.store.commit(Txn::new().delete(key)).await.unwrap(),
-            Commit::Committed(_)
-        ));
+        let found = self.store.get(&key).await.unwrap();
+        if let Some(lease) = found.and_then(|entry| entry.lease) {
+            self.store.revoke(lease).await.unwrap();
+        }
     }
 
     /// What a HAProxy's sync would report.

@@ -52,8 +52,9 @@ async fn many_that_vanish_at_once_keep_their_slots_until_they_are_back() {
     // Longer than this test in a row.
     let mut world = Registered::start(&["--confirm-passes", "100000"]).await;
     for gone in [&["a", "c"][..], &["a", "b", "c"]] {
-        let txn = gone.iter().fold(Txn::new(), |txn, id| txn.delete(key(id)));
-        world.write(txn).await;
+        for id in gone {
+            world.world.forget(id).await;
+        }
         let refused = match gone.len() {
             2 => "66% of the servers vanished and max-drop-percent is 50; 2 keep their slots",
             _ => "refused: the source sees no server at all; 3 keep their slots",
@@ -87,6 +88,44 @@ async fn one_that_flaps_is_back_in_its_own_slot_and_moves_nobody() {
     }
     // Out and in again, each time one slot.
     assert_eq!(world.history.table_commits().await, 2 * rounds, "{}", world.discover.tail());
+}
+
+/// Of servers that live; those of one that has died come back no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_a_hand_deletes_is_back_before_anybody_misses_it() {
+    let mut world = Registered::start(&[]).await;
+    let register = |id: &str| {
+        let address = format!("127.0.0.1:{}", 8000 + u16::from(id.as_bytes()[0]));
+        let mut command = std::process::Command::new(crate::support::lbctl());
+        command.args(["--store", &world.world.url, "register", "web", &address, "--id", id]);
+        Process::start(id, world.world.dir.path(), command.args(["--ttl", "2s"]))
+    };
+    let [mut d, e] = ["d", "e"].map(register);
+    let five = ["1 ready a", "2 ready b", "3 ready c", "4 ready d", "5 ready e"];
+    eventually_async("five servers", async || {
+        let (mut lines, _) = world.world.table().await;
+        lines.iter_mut().for_each(|line| line.replace_range(..1, ""));
+        lines.sort();
+        (lines == five.map(|line| &line[1..])).then_some(())
+    })
+    .await;
+    let before = (world.world.table().await.0, world.history.table_commits().await);
+    world.write(Txn::new().delete(key("d")).delete(key("e"))).await;
+    world.discover.wait_for_log("the registration of d was deleted, though its server lives");
+    for id in ["d", "e"] {
+        eventually_async(&format!("{id} to be back; {}", e.tail()), async || {
+            world.world.store.get(&key(id)).await.unwrap()
+        })
+        .await;
+    }
+    let after = (world.world.table().await.0, world.history.table_commits().await);
+    assert_eq!(after, before, "{}", world.discover.tail());
+    d.kill();
+    eventually_async(&format!("d to leave; {}", world.discover.tail()), async || {
+        let (lines, _) = world.world.table().await;
+        (lines.len() == 4 && !lines.iter().any(|line| line.ends_with(" d"))).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

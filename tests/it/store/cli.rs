@@ -294,6 +294,32 @@ fn an_import_replaces_only_when_told_to() {
     }
 }
 
+#[test]
+fn an_import_leaves_out_what_a_running_process_says() {
+    for cli in Cli::each() {
+        let of_its_store = [
+            "backends/web/confirmed",
+            "elections/discover-web",
+            "haproxies/lb1",
+            "registry/web/a",
+            "serve/a/1",
+        ];
+        for name in of_its_store {
+            cli.run(&["put", name, "{}", "--ttl", "10m"]).ok();
+        }
+        cli.run(&["put", "backends/web/confirmed", "{}"]).ok();
+        cli.run(&["put", "backends/web/spec", "{}"]).ok();
+        cli.run(&["put", "mine", "v"]).ok();
+        let export = cli.run(&["export", "--include-leased"]).ok();
+        assert_eq!(export.lines().count(), of_its_store.len() + 2, "{export}");
+        let other = Cli::sqlite();
+        let ran = other.run_with(&["import"], export.as_bytes());
+        assert!(ran.stderr.contains("left out 5 keys of running processes"), "{ran:?}");
+        assert_eq!(ran.ok(), "wrote 2 of 2 keys; the others were so already\n");
+        assert_eq!(other.keys(), ["backends/web/spec", "mine"]);
+    }
+}
+
 /// An import of many commits, and what to do once its first key is there; answers its end.
 fn interrupt_import(cli: &Cli, with: impl FnOnce(&mut Child)) -> std::process::Output {
     let file = cli.home.path().join("many.jsonl");
@@ -348,7 +374,8 @@ fn hostile_lines_and_keys_are_refused_in_short_sentences() {
         (line("../../etc/passwd\n"), "control character"),
         (r#"{"key":"k","value_base64":"a"}"#.to_owned(), "not base64"),
         (r#"{"key":"k","value":"v","valeu":1}"#.to_owned(), "valeu"),
-        (nothing_ends, "line 1:"),
+        (nothing_ends, "line 1: it is longer than 2097152 bytes"),
+        (format!("{{\"{}\":1}}", "x".repeat(1 << 20)), "line 1:"),
         ("[".repeat(1 << 20), "line 1:"),
     ] {
         let ran = cli.run_with(&["import"], input.as_bytes());

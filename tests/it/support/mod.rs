@@ -2,6 +2,7 @@
 #![allow(dead_code, unused_imports, unused_macros, reason = "each test file uses a part")]
 
 pub mod cloud;
+pub mod disk;
 pub mod etcd;
 pub mod haproxy;
 pub mod http;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 pub use cloud::Cloud;
+pub use disk::SmallDisk;
 pub use process::Process;
 pub use proxy::Proxy;
 pub use server::LightServer;

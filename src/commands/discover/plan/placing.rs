@@ -97,8 +97,10 @@ impl Planner<'_> {
             self.unplaced(endpoint, why);
             return;
         }
-        match self.lowest_free() {
-            Some(free) if moved || !self.in_range(number) => {
+        let leaves =
+            moved || !self.in_range(number) || self.is_kept_for_another(number, endpoint, taken);
+        match self.served_at(endpoint).or_else(|| self.lowest_free()) {
+            Some(free) if leaves => {
                 self.occupy(free, endpoint, started);
                 self.enter(number, SlotState::Drain, ActionKind::Drain);
             }
@@ -108,6 +110,18 @@ impl Planner<'_> {
             }
             _ => self.rewrite(number, endpoint, moved),
         }
+    }
+
+    /// Whether a HAProxy keeps a slot's place for a server that the table says nothing of, so that the
+    /// slot's own does not get it there.
+    fn is_kept_for_another(
+        &self,
+        number: SlotNumber,
+        endpoint: &Endpoint,
+        taken: &BTreeMap<ServerAddress, EndpointId>,
+    ) -> bool {
+        let held = self.world.places.held.get(&number);
+        held.is_some_and(|held| *held != endpoint.address && !taken.contains_key(held))
     }
 
     /// The same slot with what the source says now.

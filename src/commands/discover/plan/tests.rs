@@ -440,6 +440,23 @@ fn in_a_full_table_a_server_is_readdressed_in_place_and_two_may_swap() {
     assert_eq!(bench.shows(), ["1 ready a", "2 ready b"]);
 }
 
+/// A HAProxy goes on with somebody of whom the table lost the record, in the slot of another.
+#[test]
+fn one_whose_place_is_kept_for_a_stranger_gets_another_slot() {
+    let mut bench = Bench::new(4);
+    bench.sees(&["a", "b"]);
+    let held = |slot, text| (number(slot), endpoint(text).address);
+    bench.places.held = [held(1, "x"), held(2, "a")].into();
+    bench.places.slots = bench.places.held.iter().map(|(slot, at)| (*at, *slot)).collect();
+    bench.sees(&["a", "b"]);
+    // Slot 2 is kept for one that has a slot: the two change places by themselves.
+    assert_eq!(bench.shows(), ["1 drain a", "2 ready b", "3 ready a"]);
+    assert!(bench.plan().actions.is_empty());
+    bench.places.held = [held(1, "x")].into();
+    bench.sees(&["a", "b"]);
+    assert_eq!(bench.shows()[1..], ["2 ready b", "3 ready a"]);
+}
+
 #[test]
 fn an_error_removes_and_places_nothing_but_lets_drains_end() {
     let mut bench = Bench::new(3);

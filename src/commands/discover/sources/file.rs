@@ -17,6 +17,7 @@ pub(super) use format::{Format, Listed};
 use names::Names;
 
 use super::{SourceContext, Teller};
+use crate::daemon::last_tick;
 use crate::files::{self, Fingerprint};
 use crate::model::EndpointId;
 
@@ -58,7 +59,7 @@ pub(super) async fn run(path: PathBuf, context: SourceContext, teller: Teller) {
             Err(error) => Err(error),
         };
         teller.tell(look);
-        let next = Instant::now() + context.look_every;
+        let next = last_tick(Instant::now() + context.look_every, context.look_every / 20);
         let next = names.due().map_or(next, |due| next.min(due));
         let changes = becomes_another(&path, &seen, &stirred);
         _ = tokio::time::timeout_at(next, changes).await.is_ok();

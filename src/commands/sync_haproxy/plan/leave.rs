@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Plan, Planner, Step, Unordered, Urgency, address_of, shows, takes_traffic};
+use super::{
+    Plan, Planner, Step, Unordered, Urgency, address_of, may_take_traffic, shows, takes_traffic,
+};
 use crate::commands::sync_haproxy::desired::Desired;
 use crate::commands::sync_haproxy::problem::Why;
 use crate::commands::sync_haproxy::target::Mode;
@@ -23,8 +25,8 @@ impl Planner<'_> {
             let why = server.and_then(|server| self.why_kept(*slot, server, lacks_place));
             kept.extend(why.map(|why| (*slot, why)));
         }
-        let moving = kept.iter().filter(|(_, why)| **why == Why::Moves).map(|(slot, _)| *slot);
-        let first = moving.min().filter(|_| self.may_begin_a_circle(steps, &kept));
+        let first = kept.keys().copied().find(|slot| self.is_in_a_circle(*slot, &kept));
+        let first = first.filter(|_| self.may_begin_a_circle(steps, &kept));
         if let Some(first) = first {
             kept.remove(&first);
         }
@@ -42,7 +44,9 @@ impl Planner<'_> {
             return;
         }
         let address = address_of(server);
-        plan.unordered.insert(slot, Unordered { why, name: server.name.clone(), address });
+        let drains = server.admin.state() == AdminState::Drain;
+        let name = server.name.clone();
+        plan.unordered.insert(slot, Unordered { why, name, address, drains });
         match self.wanted.of(slot) {
             _ if matches!(why, Why::Moves | Why::NoPlaceForOthers) => {}
             Desired::Free | Desired::Maint | Desired::KeepAsIs => _ = plan.drift.remove(&slot),
@@ -75,7 +79,7 @@ impl Planner<'_> {
             return None;
         }
         let for_others = || {
-            let waits = lacks_place && !licence.allow_drop && takes_traffic(server);
+            let waits = lacks_place && !licence.allow_drop && may_take_traffic(server);
             waits.then_some(Why::NoPlaceForOthers)
         };
         if (free && licence.allow_drop) || (!free && licence.take_over) {
@@ -89,7 +93,7 @@ impl Planner<'_> {
         }
         // A server that has a slot leaves another place once it serves there.
         let mut others = orders.ready_in(server).filter(|other| *other != slot).peekable();
-        if others.peek().is_some() && takes_traffic(server) {
+        if others.peek().is_some() && may_take_traffic(server) {
             let serves = |other| {
                 let place = self.places.get(other);
                 place.is_some_and(|place| self.is_named(other, place) && takes_traffic(place))
@@ -101,18 +105,25 @@ impl Planner<'_> {
         // Somebody has drained it, and nobody is in it any more.
         let is_empty = server.admin.state() == AdminState::Drain && server.sessions == Some(0);
         let unseen = orders.never_seen(slot) && self.few_are_unseen();
-        if has_moved || is_empty || unseen || orders.send_away(slot, server) {
+        let is_undone = self.is_another_hands(slot);
+        if has_moved || is_empty || unseen || is_undone || orders.send_away(slot, server) {
             return for_others();
         }
         Some(if free { Why::NoRecord } else { Why::Displaced })
     }
 
+    /// Whether somebody has put a server into a place since the table's own was seen there. It leaves
+    /// where another one serves meanwhile.
+    fn is_another_hands(&self, slot: SlotNumber) -> bool {
+        let address = self.wanted.of(slot).address();
+        let mut others = self.places.slots.iter().filter(|(other, _)| *other != slot);
+        address.is_some_and(|address| self.was_placed(slot, address))
+            && others.any(|(_, server)| takes_traffic(server))
+    }
+
     /// Whether a place shows the server that its slot's record names.
     fn is_named(&self, slot: SlotNumber, place: &ObservedServer) -> bool {
-        match self.wanted.of(slot) {
-            Desired::Ready { address, .. } | Desired::Drain { address } => shows(place, address),
-            Desired::Free | Desired::Maint | Desired::KeepAsIs => false,
-        }
+        self.wanted.of(slot).address().is_some_and(|address| shows(place, address))
     }
 
     /// Whether most of what serves stays when all goes that was in no row at the first look at
@@ -124,6 +135,22 @@ impl Planner<'_> {
             self.wanted.orders.never_seen(*slot) && !self.is_named(*slot, server)
         });
         unseen.count() * 100 <= serving.len() * MAX_UNSEEN_PERCENT
+    }
+
+    /// Whether a server waits for the place of one that waits, and so on, back to its own. One that
+    /// waits for anybody else would leave its place and get no other.
+    fn is_in_a_circle(&self, start: SlotNumber, kept: &BTreeMap<SlotNumber, Why>) -> bool {
+        let mut at = start;
+        for _ in 0..kept.len() {
+            let moves = self.places.get(at).filter(|_| kept.get(&at) == Some(&Why::Moves));
+            let next = moves.and_then(|s| self.wanted.orders.ready_in(s).find(|slot| *slot != at));
+            match next {
+                Some(next) if next == start => return true,
+                Some(next) => at = next,
+                None => return false,
+            }
+        }
+        false
     }
 
     /// Whether one of the servers that wait for each other's places may leave its own: nothing else
@@ -157,7 +184,7 @@ impl Planner<'_> {
     ) -> BTreeSet<SlotNumber> {
         let urgency: BTreeMap<SlotNumber, Urgency> =
             steps.iter().map(|(slot, step)| (*slot, step.urgency)).collect();
-        let serves = |slot: SlotNumber| self.places.get(slot).is_some_and(takes_traffic);
+        let serves = |slot: SlotNumber| self.places.get(slot).is_some_and(may_take_traffic);
         let leaving = urgency.iter().filter(|(_, urgency)| urgency.ends_service());
         let mut held: BTreeSet<SlotNumber> =
             leaving.map(|(slot, _)| *slot).filter(|slot| serves(*slot)).collect();

@@ -35,6 +35,12 @@ pub struct Learnt {
     pub half_started: BTreeSet<SlotNumber>,
     /// Slots that were told to drain by lbctl, not by their agents.
     pub drained: BTreeSet<SlotNumber>,
+    /// Slots that were told to be ready. One with an agent that is in maint all the same was put there
+    /// by that.
+    pub started: BTreeSet<SlotNumber>,
+    /// Where the table's servers were seen at the end of the last pass, and may have been moved from
+    /// by another hand since.
+    pub placed: Vec<(SlotNumber, ServerAddress)>,
     /// The weights that were set last. A server with an agent that has another one got it from that.
     pub weights: BTreeMap<SlotNumber, Weight>,
 }
@@ -49,11 +55,9 @@ impl Learnt {
                 self.half_started.remove(&slot);
             }
             _ if result.is_err() => {}
-            Command::SetState { state: AdminState::Drain, .. } => {
-                self.drained.insert(slot);
-            }
-            Command::SetState { .. } => {
-                self.drained.remove(&slot);
+            Command::SetState { state, .. } => {
+                mark(&mut self.drained, slot, *state == AdminState::Drain);
+                mark(&mut self.started, slot, *state == AdminState::Ready);
             }
             Command::SetWeight { weight, .. } | Command::AddServer { weight, .. } => {
                 self.effects_seen &= matches!(action.command, Command::SetWeight { .. });
@@ -62,11 +66,19 @@ impl Learnt {
             Command::SetAddress { .. }
             | Command::EnableHealth { .. }
             | Command::EnableAgent { .. }
+            | Command::DisableAgent { .. }
             | Command::SetAgentUp { .. }
             | Command::EndSessions { .. }
             | Command::DelServer { .. } => {}
         }
     }
+}
+
+fn mark(slots: &mut BTreeSet<SlotNumber>, slot: SlotNumber, is_in: bool) {
+    match is_in {
+        true => slots.insert(slot),
+        false => slots.remove(&slot),
+    };
 }
 
 /// One command, for one slot.
@@ -100,7 +112,16 @@ pub struct Plan {
     pub contested: BTreeSet<SlotNumber>,
     /// Slots in maint that still have sessions, where they were read.
     pub crowded: BTreeSet<SlotNumber>,
+    /// Where the table's servers are, or were until another hand moved them.
+    pub placed: Vec<(SlotNumber, ServerAddress)>,
     pub problems: Vec<Problem>,
+}
+
+impl Plan {
+    /// Whether something goes on once servers have no session any more that do not drain by a record.
+    pub fn waits_for_sessions(&self) -> bool {
+        !self.crowded.is_empty() || self.unordered.values().any(|kept| kept.drains)
+    }
 }
 
 /// A server that stays although the table has no slot for it.
@@ -109,6 +130,8 @@ pub struct Unordered {
     pub why: Why,
     pub name: String,
     pub address: Option<ServerAddress>,
+    /// It drains: it leaves once it has no session.
+    pub drains: bool,
 }
 
 /// Plans the next round. `servers` is the observed backend, `None` where HAProxy has no such one.
@@ -193,6 +216,7 @@ impl Planner<'_> {
         plan.actions = steps.into_iter().flat_map(actions).collect();
         plan.sessions = self.sessions();
         plan.crowded = self.crowded();
+        plan.placed = self.placed();
         plan
     }
 
@@ -262,17 +286,23 @@ impl Planner<'_> {
         // Most servers need nothing, and no name either.
         let name = || self.server(slot);
         let stop = |state| {
-            let commands = vec![Command::SetState { server: name(), state }];
+            let state = Command::SetState { server: name(), state };
+            let commands = self.silence(slot, server).into_iter().chain([state]).collect();
             Some(Step { urgency: Urgency::Stop, commands })
+        };
+        // An agent that says "ready" would bring it back.
+        let silence = || {
+            let commands: Vec<Command> = self.silence(slot, server).into_iter().collect();
+            (!commands.is_empty()).then_some(Step { urgency: Urgency::Weigh, commands })
         };
         let address = match desired {
             Desired::KeepAsIs => return None,
-            Desired::Maint | Desired::Free if admin == AdminState::Maint => return None,
+            Desired::Maint | Desired::Free if admin == AdminState::Maint => return silence(),
             Desired::Maint | Desired::Free => return stop(AdminState::Maint),
             Desired::Drain { address } | Desired::Ready { address, .. } => address,
         };
         if !shows(server, address) {
-            return Some(self.relocate(&name(), server, address));
+            return Some(self.relocate(slot, server, address));
         }
         match (desired, admin) {
             (Desired::Ready { weight, .. }, AdminState::Ready) => {
@@ -288,13 +318,18 @@ impl Planner<'_> {
             (Desired::Ready { weight, .. }, AdminState::Drain) => {
                 Some(self.resume(slot, &name(), server, weight))
             }
+            (Desired::Ready { .. }, AdminState::Maint)
+                if server.agent_enabled && self.learnt.started.contains(&slot) =>
+            {
+                None
+            }
             (Desired::Ready { weight, .. }, AdminState::Maint) => {
                 Some(self.start(&name(), server, AdminState::Ready, weight))
             }
             (_, AdminState::Maint) => {
                 Some(self.start(&name(), server, AdminState::Drain, Weight::ZERO))
             }
-            (_, AdminState::Drain) => None,
+            (_, AdminState::Drain) => silence(),
             (_, AdminState::Ready) => stop(AdminState::Drain),
         }
     }
@@ -302,12 +337,19 @@ impl Planner<'_> {
     /// Another address, never under a server that is not in maint: it would keep its health, and
     /// since HAProxy 2.9 the address changes some time after the reply. What follows has to wait
     /// for the round in which the address shows.
-    fn relocate(&self, name: &ServerRef, server: &ObservedServer, address: ServerAddress) -> Step {
+    fn relocate(&self, slot: SlotNumber, server: &ObservedServer, address: ServerAddress) -> Step {
+        let (name, silence) = (self.server(slot), self.silence(slot, server));
         let maint = (server.admin.state() != AdminState::Maint)
             .then(|| Command::SetState { server: name.clone(), state: AdminState::Maint });
         let keep_port = server.port_is_own;
         let address = Command::SetAddress { server: name.clone(), address, keep_port };
-        Step { urgency: Urgency::Move, commands: maint.into_iter().chain([address]).collect() }
+        let commands = silence.into_iter().chain(maint).chain([address]).collect();
+        Step { urgency: Urgency::Move, commands }
+    }
+
+    /// Ends the say of the agent of a server that is to leave: what it said next would undo that.
+    fn silence(&self, slot: SlotNumber, server: &ObservedServer) -> Option<Command> {
+        server.agent_enabled.then(|| Command::DisableAgent { server: self.server(slot) })
     }
 
     /// Leaving maint makes a server UP at once, before any health check (management guide, "set
@@ -329,9 +371,10 @@ impl Planner<'_> {
             }
             Mode::Dynamic(_) | Mode::Slots => None,
         };
-        // A dynamic server's agent begins switched off, too, and as one that has said no.
-        let dynamic = matches!(self.target.mode, Mode::Dynamic(_));
-        let agent = if dynamic && server.has_agent && !server.agent_enabled {
+        // The agent of a server that has left is switched off, and so is that of one that was just
+        // added, which begins as one that has said no.
+        let begins = state == AdminState::Ready && server.has_agent && !server.agent_enabled;
+        let agent = if begins {
             let server = || name.clone();
             vec![
                 Command::EnableAgent { server: server() },
@@ -375,8 +418,10 @@ impl Planner<'_> {
     ) -> Step {
         let down = self.gate(slot, name);
         let weigh = self.weigh(name, server.weight, self.possible(weight, server));
+        let agent = (server.has_agent && !server.agent_enabled)
+            .then(|| Command::EnableAgent { server: name.clone() });
         let ready = Command::SetState { server: name.clone(), state: AdminState::Ready };
-        let commands = down.into_iter().chain(weigh).chain([ready]).collect();
+        let commands = down.into_iter().chain(weigh).chain(agent).chain([ready]).collect();
         Step { urgency: Urgency::Start, commands }
     }
 
@@ -449,7 +494,7 @@ impl Planner<'_> {
     /// What is told of the servers that stay though they have no slot.
     fn kept(&self, plan: &Plan) -> Vec<Problem> {
         let mut names: BTreeMap<Why, Vec<String>> = BTreeMap::new();
-        for Unordered { why, name, address } in plan.unordered.values() {
+        for Unordered { why, name, address, .. } in plan.unordered.values() {
             let at = address.map(|address| format!(" at {address}")).unwrap_or_default();
             names.entry(*why).or_default().push(format!("{name}{at}"));
         }
@@ -472,8 +517,8 @@ impl Planner<'_> {
             let commands = end.chain([Command::DelServer { server: name }]).collect();
             Step { urgency: Urgency::Delete, commands }
         } else {
-            let state = AdminState::Maint;
-            let commands = vec![Command::SetState { server: name, state }];
+            let maint = Command::SetState { server: name, state: AdminState::Maint };
+            let commands = self.silence(slot, server).into_iter().chain([maint]).collect();
             Step { urgency: Urgency::Stop, commands }
         }
     }
@@ -488,6 +533,22 @@ impl Planner<'_> {
             urgency: Urgency::Delete,
             commands: vec![Command::EndSessions { server: self.server(slot) }],
         })
+    }
+
+    fn placed(&self) -> Vec<(SlotNumber, ServerAddress)> {
+        let is_there = |slot, address| {
+            self.places.get(slot).is_some_and(|server| shows(server, address))
+                || self.was_placed(slot, address)
+        };
+        let held =
+            self.wanted.held().filter_map(|(slot, desired)| Some((slot, desired.address()?)));
+        held.filter(|(slot, address)| is_there(*slot, *address)).collect()
+    }
+
+    /// Whether a server was in its place at the end of the last pass.
+    fn was_placed(&self, slot: SlotNumber, address: ServerAddress) -> bool {
+        let at = self.learnt.placed.binary_search_by_key(&slot, |(slot, _)| *slot).ok();
+        at.and_then(|at| self.learnt.placed.get(at)).is_some_and(|(_, placed)| *placed == address)
     }
 
     /// Whose places have sessions of servers that have left.
@@ -517,9 +578,14 @@ impl Planner<'_> {
     }
 }
 
-/// Whether new sessions may come to a server now.
+/// Whether a server takes its full share of new sessions, so that others need not stay for it.
 fn takes_traffic(server: &ObservedServer) -> bool {
-    server.admin.state() == AdminState::Ready && server.is_running() && server.weight > 0
+    server.is_running() && may_take_traffic(server)
+}
+
+/// Whether new sessions may come to a server now, also while it warms up.
+fn may_take_traffic(server: &ObservedServer) -> bool {
+    server.admin.state() == AdminState::Ready && server.is_usable() && server.weight > 0
 }
 
 /// Whether a server has sessions though it is in maint.
@@ -538,6 +604,8 @@ pub fn shows(server: &ObservedServer, address: ServerAddress) -> bool {
         && server.address.is_some_and(|ip| ip.to_canonical() == address.ip())
 }
 
+#[cfg(test)]
+mod hands;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]

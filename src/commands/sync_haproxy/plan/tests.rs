@@ -9,11 +9,11 @@ use crate::haproxy::AdminFlags;
 use crate::model::{Endpoint, SlotState};
 use crate::tables::{Held, Left, Table};
 
-const READY: AdminFlags = AdminFlags(4);
-const DRAIN: AdminFlags = AdminFlags(8 | 4);
+pub(super) const READY: AdminFlags = AdminFlags(4);
+pub(super) const DRAIN: AdminFlags = AdminFlags(8 | 4);
 
 /// `srv1` as it serves endpoint `a` at weight 100, with checks passed.
-fn serving() -> ObservedServer {
+pub(super) fn serving() -> ObservedServer {
     let address = endpoint("a").address;
     ObservedServer {
         address: Some(address.ip()),
@@ -25,7 +25,7 @@ fn serving() -> ObservedServer {
     }
 }
 
-fn wanted(slots: &[(u32, Held)]) -> Wanted {
+pub(super) fn wanted(slots: &[(u32, Held)]) -> Wanted {
     // Long after the ramp.
     Wanted::compute(&table(slots), &target(), at(1_000_000))
 }
@@ -46,19 +46,19 @@ fn kept(target: &Target, wanted: &Wanted, servers: &[ObservedServer]) -> Option<
     Some(kept.why)
 }
 
-fn one(state: SlotState) -> Wanted {
+pub(super) fn one(state: SlotState) -> Wanted {
     wanted(&[(1, held(endpoint("a"), state))])
 }
 
-fn lines(plan: &Plan) -> Vec<String> {
+pub(super) fn lines(plan: &Plan) -> Vec<String> {
     plan.actions.iter().map(|action| action.command.to_string()).collect()
 }
 
-fn planned(wanted: &Wanted, server: &ObservedServer) -> Vec<String> {
+pub(super) fn planned(wanted: &Wanted, server: &ObservedServer) -> Vec<String> {
     lines(&plan(&target(), wanted, Some(slice::from_ref(server)), &Learnt::default()))
 }
 
-fn dynamic(options: &str, id_base: u32) -> Target {
+pub(super) fn dynamic(options: &str, id_base: u32) -> Target {
     Target { mode: Mode::Dynamic(Dynamic { options: options.into(), id_base }), ..target() }
 }
 
@@ -155,28 +155,6 @@ fn a_start_that_was_cut_short_is_gated_again_and_a_persons_weight_of_zero_is_non
 }
 
 #[test]
-fn an_agent_has_its_say_in_weight_and_drain() {
-    let slot = SlotNumber::new(1).unwrap();
-    let agent = ObservedServer { has_agent: true, agent_enabled: true, ..serving() };
-    let planned = |server: &ObservedServer, learnt: &Learnt| {
-        lines(&plan(&target(), &one(SlotState::Ready), Some(slice::from_ref(server)), learnt))
-    };
-    let set = |weight| Learnt {
-        weights: [(slot, Weight::saturating(weight))].into(),
-        ..Learnt::default()
-    };
-    let lighter = ObservedServer { weight: 50, ..agent.clone() };
-    assert_eq!(planned(&lighter, &set(100)), [""; 0], "the agent's weight");
-    let ramps = ["set server app/srv1 weight 100"];
-    assert_eq!(planned(&lighter, &set(50)), ramps, "an agent that says nothing of weights");
-    assert_eq!(planned(&lighter, &Learnt::default()), ramps, "nobody knows whose it is");
-    let drained = ObservedServer { admin: DRAIN, ..agent };
-    assert_eq!(planned(&drained, &set(100)), [""; 0], "the agent's drain");
-    let ours = Learnt { drained: [slot].into(), ..Learnt::default() };
-    assert_eq!(planned(&drained, &ours), ["set server app/srv1 state ready"]);
-}
-
-#[test]
 fn no_command_is_sent_to_a_server_whose_maintenance_is_another_servers() {
     let tracking = ObservedServer { admin: AdminFlags(4 | 2), operational: 0, ..serving() };
     let plan =
@@ -201,42 +179,6 @@ fn a_place_without_a_port_gets_the_address_alone() {
     let other_port = ObservedServer { port: 8080, ..serving() };
     let kept = plan(&keeping, &one(SlotState::Ready), Some(&[other_port]), &Learnt::default());
     assert_eq!(lines(&kept), [""; 0]);
-}
-
-#[test]
-fn the_agent_of_a_dynamic_server_is_switched_on() {
-    let new = ObservedServer {
-        admin: AdminFlags(1),
-        operational: 0,
-        check_enabled: false,
-        has_agent: true,
-        ..serving()
-    };
-    let target = dynamic("check agent-check agent-port 9999", 0);
-    let started = plan(&target, &one(SlotState::Ready), Some(&[new]), &Learnt::default());
-    let expected = [
-        "set server app/srv1 weight 0",
-        "enable health app/srv1",
-        "enable agent app/srv1",
-        "set server app/srv1 agent up",
-        "set server app/srv1 state ready",
-        "set server app/srv1 health down",
-        "set server app/srv1 weight 100",
-    ];
-    assert_eq!(lines(&started), expected);
-}
-
-#[test]
-fn a_server_that_warms_up_or_takes_no_new_sessions_is_none_to_drain_for() {
-    let replaced = wanted(&[
-        (1, held(endpoint("a"), SlotState::Drain)),
-        (2, held(endpoint("b"), SlotState::Ready)),
-    ]);
-    for operational in [1, 3] {
-        let new = ObservedServer { name: "srv2".into(), operational, ..serving() };
-        let plan = plan(&target(), &replaced, Some(&[serving(), new]), &Learnt::default());
-        assert_eq!((lines(&plan).len(), plan.held.len()), (0, 1), "{operational}");
-    }
 }
 
 #[test]

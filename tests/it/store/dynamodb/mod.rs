@@ -112,19 +112,30 @@ impl Backend for Dynamo {
 
     async fn put_back(&self) {
         self.lose_all().await;
+        self.put_copied().await;
+    }
+
+    async fn lose_all(&self) -> bool {
+        self.delete_table().await;
+        self.init().await;
+        true
+    }
+}
+
+impl Dynamo {
+    async fn delete_table(&self) {
+        let client = self.client().await;
+        client.delete_table().table_name(&self.table).send().await.unwrap();
+    }
+
+    /// Puts into an empty table what was copied.
+    async fn put_copied(&self) {
         let (client, items) =
             (self.client().await, std::mem::take(&mut *self.copied.lock().unwrap()));
         for item in items {
             let put = client.put_item().table_name(&self.table).set_item(Some(item));
             put.send().await.unwrap();
         }
-    }
-
-    async fn lose_all(&self) -> bool {
-        let client = self.client().await;
-        client.delete_table().table_name(&self.table).send().await.unwrap();
-        self.init().await;
-        true
     }
 }
 

@@ -77,6 +77,26 @@ async fn a_watch_over_an_outage_hears_what_it_missed() {
     observer.until("the key", |o| o.entries.contains_key(&key("k"))).await;
 }
 
+/// As a restore does: the table is away for a while, and comes back as it was before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_comes_back_older_after_an_outage_is_in_another_life() {
+    let Some(dynamo) = Dynamo::start().await else { return };
+    let store = dynamo.open().await;
+    put(&store, "k", "1").await;
+    let mut observer = Observer::ready(&store, "").await;
+    dynamo.copy().await;
+    for _ in 0..5 {
+        put(&store, "k", "2").await;
+    }
+    observer.catch_up(&store).await;
+    dynamo.delete_table().await;
+    while !matches!(observer.next().await, WatchEvent::Interrupted(_)) {}
+    dynamo.init().await;
+    dynamo.put_copied().await;
+    observer.until("another life", |o| o.lives > 1 && o.entries.len() == 1).await;
+    observer.catch_up(&dynamo.open().await).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_table_names_the_remedy_and_init_is_idempotent() {
     let Some(mut dynamo) = Dynamo::start().await else { return };

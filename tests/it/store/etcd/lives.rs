@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use lbctl::store::SharedStore;
+use lbctl::store::{Commit, Mirror, SharedStore, StoreLife, Txn};
 
 use super::store;
 use crate::store::conformance::{self, Backend, TEST_DEADLINE};
@@ -52,15 +52,45 @@ on_its_own! {
     commits_after_a_loss_are_not_mixed_with_those_before
 }
 
+/// The life that a process which begins now gets to know.
+async fn life_now(etcd: &Etcd) -> StoreLife {
+    let watch = store(&etcd.url("test")).await.watch(&conformance::prefix("")).await.unwrap();
+    let mut mirror = Mirror::new(watch);
+    mirror.changed().await;
+    assert!(mirror.is_loaded(), "{:?}", mirror.stale());
+    mirror.life().clone()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_begins_no_other_life() {
     let Some(mut etcd) = Etcd::start() else { return };
-    let handle = store(&etcd.url("test")).await;
-    let life = handle.list(&conformance::prefix("")).await.unwrap().life;
+    let life = life_now(&etcd).await;
     for _ in 0..2 {
         etcd.kill(0);
         etcd.restart(0);
-        let again = store(&etcd.url("test")).await.list(&conformance::prefix("")).await;
-        assert_eq!(again.unwrap().life, life);
+        assert_eq!(life_now(&etcd).await, life);
+    }
+}
+
+/// Every process was stopped for it, so that none has seen the revisions go back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_is_restored_while_nobody_looks_begins_another_life() {
+    let Some(mut etcd) = Etcd::start() else { return };
+    let mut lives = vec![life_now(&etcd).await];
+    for turn in 0..3 {
+        for number in 0..5 {
+            let key = conformance::key(&format!("{turn}-{number}"));
+            let commit = store(&etcd.url("test")).await.commit(Txn::new().put(key, "v")).await;
+            assert!(matches!(commit.unwrap(), Commit::Committed(_)));
+        }
+        assert_eq!(life_now(&etcd).await, lives[turn]);
+        etcd.save();
+        etcd.put_back();
+        let life = life_now(&etcd).await;
+        assert!(!lives.contains(&life), "{life} was there before");
+        etcd.kill(0);
+        etcd.restart(0);
+        assert_eq!(life_now(&etcd).await, life);
+        lives.push(life);
     }
 }

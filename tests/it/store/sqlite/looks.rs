@@ -10,7 +10,7 @@ use rusqlite::Connection;
 
 use super::open;
 use crate::store::conformance::{commit, get, key, put};
-use crate::support::lbctl;
+use crate::support::{SmallDisk, lbctl};
 
 fn run(database: &std::path::Path, args: &[&str]) -> Output {
     let url = format!("sqlite:{}", database.display());
@@ -44,7 +44,7 @@ fn a_look_makes_no_store() {
 
 /// systemd-nspawn shows its containers another boot id than the host's.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_look_from_another_boot_ends_no_leases() {
+async fn a_command_from_another_boot_ends_no_leases() {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("lbctl.db");
     let store = open(database.clone()).await;
@@ -52,11 +52,22 @@ async fn a_look_from_another_boot_ends_no_leases() {
     commit(&store, Txn::new().put_leased(key("leased"), "", lease.id)).await;
     let other = Connection::open(&database).unwrap();
     other.execute("UPDATE meta SET boot = 'that of the host'", []).unwrap();
-    for args in
-        [&["status"][..], &["store", "list"], &["store", "export"], &["store", "get", "leased"]]
-    {
-        assert!(run(&database, args).status.success());
+    let file = folder.path().join("lines");
+    std::fs::write(&file, r#"{"key":"imported","value":""}"#).unwrap();
+    for args in [
+        &["status"][..],
+        &["store", "list"],
+        &["store", "export"],
+        &["store", "get", "leased"],
+        &["store", "put", "k", "v"],
+        &["store", "delete", "k"],
+        &["store", "import", file.to_str().unwrap()],
+        &["store", "backup", folder.path().join("backup").to_str().unwrap()],
+    ] {
+        let output = run(&database, args);
+        assert!(output.status.success(), "{args:?}: {output:?}");
     }
+    assert!(get(&store, "imported").await.is_some());
     let boot: String = other.query_row("SELECT boot FROM meta", [], |row| row.get(0)).unwrap();
     assert_eq!(boot, "that of the host");
     assert!(get(&store, "leased").await.is_some(), "the host's lease was ended");
@@ -144,25 +155,13 @@ async fn a_bad_row_spoils_no_listing_and_no_watch() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_was_full_recovers() {
-    let folder = tempfile::tempdir().unwrap();
-    let disk = folder.path().join("disk");
-    std::fs::create_dir(&disk).unwrap();
-    let mounted = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"])
-        .arg(&disk)
-        .status()
-        .is_ok_and(|status| status.success());
-    if !mounted {
-        eprintln!("skipped: no file system may be mounted here");
-        return;
-    }
-    let _mounted = Mounted(disk.clone());
-    let store = open(disk.join("lbctl.db")).await;
+    let Some(disk) = SmallDisk::mount() else { return };
+    let store = open(disk.path().join("lbctl.db")).await;
     let mut mirror = lbctl::store::Mirror::new(store.watch(&"".parse().unwrap()).await.unwrap());
     mirror.ready().await;
     put(&store, "kept", "1").await;
     let lease = store.grant(Duration::from_secs(600)).await.unwrap();
-    std::fs::write(disk.join("ballast"), vec![0; 1_000_000]).unwrap();
+    std::fs::write(disk.path().join("ballast"), vec![0; 1_000_000]).unwrap();
     let fill = || async {
         for number in 0..40 {
             let large = Txn::new().put(key(&format!("large/{number}")), vec![b'x'; 100_000]);
@@ -176,18 +175,10 @@ async fn a_disk_that_was_full_recovers() {
     assert!(error.kind().is_transient(), "{error}");
     assert!(error.hint().is_some_and(|hint| hint.contains("make room")), "{error:?}");
     assert_eq!(get(&store, "kept").await.unwrap().value, "1");
-    std::fs::remove_file(disk.join("ballast")).unwrap();
+    std::fs::remove_file(disk.path().join("ballast")).unwrap();
     put(&store, "after", "2").await;
     store.keep_alive(lease.id).await.unwrap();
     while !mirror.entries().contains_key(&key("after")) {
         mirror.changed().await;
-    }
-}
-
-struct Mounted(std::path::PathBuf);
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        _ = Command::new("umount").arg("-l").arg(&self.0).status().is_ok();
     }
 }
