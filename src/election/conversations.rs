@@ -141,7 +141,10 @@ fn a_leaders_time_counts_from_before_the_renewal_was_sent() {
     let mut talk = Talk::leader();
     assert_eq!(talk.at(3.0), [Effect::KeepAlive(5, LeaseId(5))]);
     talk.now = seconds(4.5);
-    assert_eq!(talk.answer(5, Answer::Renewed(TTL)), [Effect::Extend { until: seconds(12.0) }]);
+    assert_eq!(
+        talk.answer(5, Answer::Renewed { ttl: TTL, age: Duration::ZERO }),
+        [Effect::Extend { until: seconds(12.0) }]
+    );
     assert_eq!(talk.at(5.9), []);
     assert_eq!(talk.at(6.0), [Effect::KeepAlive(6, LeaseId(5))]);
 }
@@ -151,7 +154,10 @@ fn the_granted_time_to_live_counts_not_the_one_asked_for() {
     let mut talk = Talk::leader();
     talk.at(3.0);
     let half = TTL / 2;
-    assert_eq!(talk.answer(5, Answer::Renewed(half)), [Effect::Extend { until: seconds(7.5) }]);
+    assert_eq!(
+        talk.answer(5, Answer::Renewed { ttl: half, age: Duration::ZERO }),
+        [Effect::Extend { until: seconds(7.5) }]
+    );
     assert_eq!(talk.at(4.5), [Effect::KeepAlive(6, LeaseId(5))]);
 }
 
@@ -176,7 +182,7 @@ fn a_paused_leader_stops_before_it_believes_an_old_answer() {
     let mut talk = Talk::leader();
     talk.at(3.0);
     talk.now = seconds(60.0);
-    let effects = talk.answer(5, Answer::Renewed(TTL));
+    let effects = talk.answer(5, Answer::Renewed { ttl: TTL, age: Duration::ZERO });
     assert!(matches!(effects[..], [Effect::StepDown { .. }, ..]), "{effects:?}");
     assert!(talk.machine.acting(talk.now).is_none());
 }
@@ -187,8 +193,15 @@ fn an_answer_to_an_earlier_request_is_not_taken_for_the_last_ones() {
     talk.at(3.0);
     talk.at(5.5);
     assert_eq!(talk.at(5.7), [Effect::KeepAlive(6, LeaseId(5))]);
-    assert_eq!(talk.answer(5, Answer::Renewed(TTL)), [], "call 5 was given up");
-    assert_eq!(talk.answer(6, Answer::Renewed(TTL)), [Effect::Extend { until: seconds(14.7) }]);
+    assert_eq!(
+        talk.answer(5, Answer::Renewed { ttl: TTL, age: Duration::ZERO }),
+        [],
+        "call 5 was given up"
+    );
+    assert_eq!(
+        talk.answer(6, Answer::Renewed { ttl: TTL, age: Duration::ZERO }),
+        [Effect::Extend { until: seconds(14.7) }]
+    );
 }
 
 #[test]
@@ -294,6 +307,16 @@ fn campaigns_that_are_given_up_become_rarer_though_each_is_heard_of() {
         }
     }
     assert!((5..30).contains(&campaigns.len()), "{campaigns:?}");
+}
+
+#[test]
+fn a_renewal_of_a_while_ago_counts_from_then() {
+    let mut talk = Talk::leader();
+    assert_eq!(talk.at(3.0), [Effect::KeepAlive(5, LeaseId(5))]);
+    let age = seconds(1.0);
+    let until = seconds(11.0);
+    assert_eq!(talk.answer(5, Answer::Renewed { ttl: TTL, age }), [Effect::Extend { until }]);
+    assert_eq!(talk.machine.wake_at(), Some(seconds(6.0)));
 }
 
 #[test]

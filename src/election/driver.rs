@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::clock::Clock;
-use super::lease::{self, Hold, Home, SharedLease};
+use super::lease::{self, Hold, Home, Renewal, SharedLease};
 use super::machine::{self, Answer, CallId, Effect, Input, Machine, Moment};
 use super::metrics::Metrics;
 use super::view::Holder;
@@ -199,7 +199,10 @@ impl Driver {
             }
             Effect::KeepAlive(id, lease) => {
                 let kept = self.keep_alive(lease);
-                self.send(id, async move { Ok(Answer::Renewed(kept.await?)) });
+                self.send(id, async move {
+                    let Renewal { ttl, age } = kept.await?;
+                    Ok(Answer::Renewed { ttl, age })
+                });
             }
             Effect::Clear(id, created) => self.send(id, self.clear(created)),
             Effect::GaveUp { why } => self.campaigns.failed(&why),
@@ -258,10 +261,10 @@ impl Driver {
         async move { store.commit(txn).await.map(|_commit| Answer::Cleared) }
     }
 
-    fn keep_alive(&self, own: LeaseId) -> BoxFuture<'static, Result<Duration>> {
+    fn keep_alive(&self, own: LeaseId) -> BoxFuture<'static, Result<Renewal>> {
         let store = self.store.clone();
         match self.shared.clone().zip(self.hold.clone()) {
-            None => Box::pin(async move { store.keep_alive(own).await }),
+            None => Box::pin(async move { Ok(Renewal::now(store.keep_alive(own).await?)) }),
             Some((shared, hold)) => {
                 let hold = Hold { own, ..hold };
                 Box::pin(async move { hold.keep_alive(&store, &shared).await })

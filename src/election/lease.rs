@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, Semaphore};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
+use super::clock::Clock;
 use super::timing;
 use crate::store::{
     Commit, Error, ErrorKind, Guard, Key, Lease, LeaseId, Result, Revision, SharedStore, Txn,
@@ -21,6 +22,7 @@ use crate::store::{
 pub(super) struct SharedLease {
     store: SharedStore,
     ttl: Duration,
+    clock: Clock,
     held: Arc<Mutex<Held>>,
     /// How many keys may move to the lease at a time.
     moves: Arc<Semaphore>,
@@ -35,13 +37,28 @@ const MOVES: usize = 32;
 struct Held {
     lease: Option<Lease>,
     /// How the last renewal ended, and when it was sent.
-    last: Option<(Instant, Result<()>)>,
+    last: Option<(Duration, Result<()>)>,
+}
+
+/// That a lease lives: for this time to live, from so long before the one who asks did.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Renewal {
+    pub ttl: Duration,
+    pub age: Duration,
+}
+
+impl Renewal {
+    /// From the question on.
+    pub fn now(ttl: Duration) -> Self {
+        Self { ttl, age: Duration::ZERO }
+    }
 }
 
 impl SharedLease {
     pub fn new(store: SharedStore, ttl: Duration) -> Self {
         let moves = Arc::new(Semaphore::new(MOVES));
-        Self { store, ttl, held: Arc::default(), moves, orphans: Arc::default() }
+        let (held, orphans) = (Arc::default(), Arc::default());
+        Self { store, ttl, clock: Clock::start(), held, moves, orphans }
     }
 
     /// A lease that lives for its whole TTL from now on at least.
@@ -52,18 +69,31 @@ impl SharedLease {
         }
     }
 
-    /// Renews this lease, and answers its TTL.
-    pub async fn renew(&self, lease: LeaseId) -> Result<Duration> {
-        Ok(self.renewed(Some(lease)).await?.ttl)
+    /// Renews this lease, unless that was done a moment ago.
+    pub async fn renew(&self, lease: LeaseId) -> Result<Renewal> {
+        if let Some(renewal) = self.renewed_lately(lease) {
+            return Ok(renewal);
+        }
+        Ok(Renewal::now(self.renewed(Some(lease)).await?.ttl))
+    }
+
+    /// The last renewal, while it is fresh: of many who ask, most need not wait.
+    fn renewed_lately(&self, wanted: LeaseId) -> Option<Renewal> {
+        let held = self.held.try_lock().ok()?;
+        let lease = held.lease.filter(|lease| lease.id == wanted)?;
+        let Some((sent, Ok(()))) = &held.last else { return None };
+        // On a clock that goes on in a suspend, in which the lease may end.
+        let age = self.clock.now().saturating_sub(*sent);
+        (age < timing::fresh_time(self.ttl)).then_some(Renewal { ttl: lease.ttl, age })
     }
 
     /// One renewal for all who ask within a moment.
     async fn renewed(&self, wanted: Option<LeaseId>) -> Result<Lease> {
-        let asked = Instant::now();
+        let asked = self.clock.now();
         let mut held = self.held.lock().await;
         if held.last.as_ref().is_none_or(|(sent, _)| *sent < asked) {
             sleep(timing::gather_wait(self.ttl)).await;
-            let sent = Instant::now();
+            let sent = self.clock.now();
             let renewed = self.ask(&mut held, wanted.is_none()).await;
             held.last = Some((sent, renewed));
         }
@@ -163,7 +193,7 @@ impl Hold {
     }
 
     /// Renews the lease that the key is on, which becomes the shared one.
-    pub async fn keep_alive(&self, store: &SharedStore, shared: &SharedLease) -> Result<Duration> {
+    pub async fn keep_alive(&self, store: &SharedStore, shared: &SharedLease) -> Result<Renewal> {
         if let Home::Unsure(lease) = self.home() {
             let found = store.get(&self.key).await?;
             let moved = found.is_some_and(|e| e.created == self.token && e.lease == Some(lease));
@@ -172,9 +202,9 @@ impl Hold {
         match self.home() {
             Home::Shared(lease) => shared.renew(lease).await,
             Home::Own | Home::Unsure(_) => match self.move_to(store, shared).await {
-                Some(ttl) => Ok(ttl),
+                Some(ttl) => Ok(Renewal::now(ttl)),
                 // It may be on either.
-                None => Ok(store.keep_alive(self.own).await?.min(shared.ttl)),
+                None => Ok(Renewal::now(store.keep_alive(self.own).await?.min(shared.ttl))),
             },
         }
     }

@@ -51,8 +51,12 @@ pub(super) enum Answer {
     Campaigned,
     /// The leader key.
     Read(Option<Holder>),
-    /// The lease counts for this long, from before the renewal was sent.
-    Renewed(Duration),
+    /// The lease counts for this time to live, from so long before this request was sent: another's
+    /// renewal of a shared lease may be told.
+    Renewed {
+        ttl: Duration,
+        age: Duration,
+    },
     LeaseExpired,
     /// To a resignation.
     Resigned,
@@ -329,8 +333,8 @@ impl Machine {
                 self.conclude(at, tenure, effects);
             }
             (Phase::Confirming(_), _) => self.next_at = at.now + self.retry_wait(at),
-            (Phase::Leading(tenure, token), Answer::Renewed(ttl)) => {
-                let tenure = Tenure { ttl, renewed: call.sent, ..tenure };
+            (Phase::Leading(tenure, token), Answer::Renewed { ttl, age }) => {
+                let tenure = Tenure { ttl, renewed: call.sent.saturating_sub(age), ..tenure };
                 self.phase = Phase::Leading(tenure, token);
                 self.next_at = call.sent + timing::renew_wait(ttl, at.jitter);
                 effects.push(Effect::Extend { until: tenure.until() });

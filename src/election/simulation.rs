@@ -592,7 +592,7 @@ impl ModelStore {
             Effect::KeepAlive(_, lease) => match self.leases.get_mut(lease) {
                 Some((ends, ttl)) => {
                     *ends = now + *ttl;
-                    Answer::Renewed(*ttl)
+                    Answer::Renewed { ttl: *ttl, age: Duration::ZERO }
                 }
                 None => Answer::LeaseExpired,
             },

@@ -31,6 +31,11 @@ pub(super) fn gather_wait(ttl: Duration) -> Duration {
     ttl / 40
 }
 
+/// How long a renewal of a shared lease is told to those who ask for another one.
+pub(super) fn fresh_time(ttl: Duration) -> Duration {
+    ttl / 10
+}
+
 /// How long a leader waits for its turn to move to the shared lease: the rest of a call's time is for
 /// the renewal of its own lease.
 pub(super) fn move_wait(ttl: Duration) -> Duration {

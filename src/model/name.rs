@@ -17,9 +17,14 @@ pub struct NameError {
     problem: String,
 }
 
-/// Longest name in bytes, so that a key built of several names stays under 1 KiB, and a command for
-/// HAProxy with a backend's and a server's under the smallest of its buffers.
-const MAX_LEN: usize = 255;
+/// Longest name in bytes. Ids that are longer at their source are shortened to it, so that another
+/// limit would make other servers of them.
+const MAX_LEN: usize = 128;
+
+/// Longest name of what HAProxy's configuration names, in bytes: HAProxy sets no limit of its own. A
+/// key built of several names stays under 1 KiB, and a command with a backend's and a server's name
+/// under the smallest of HAProxy's buffers.
+const MAX_HAPROXY_LEN: usize = 255;
 
 /// What stands before a backend's name in the name of its election.
 const DISCOVER: &str = "discover-";
@@ -124,14 +129,12 @@ name!(
     /// A backend: a named pool of servers, in lbctl's table and in HAProxy. HAProxy's own character
     /// set for proxy names (configuration manual, section 2.1), which has no `/`, `;` or space.
     BackendName,
-    "backend name",
-    ""
+    |text| check("backend name", text, "", MAX_HAPROXY_LEN)
 );
 name!(
     /// A member line of a HAProxy backend; the same character set as [`BackendName`].
     ServerName,
-    "server name",
-    ""
+    |text| check("server name", text, "", MAX_HAPROXY_LEN)
 );
 name!(
     /// The name one HAProxy instance reports under.
@@ -162,7 +165,7 @@ name!(
 name!(
     /// What is led by one: `discover`, say. One leader key each.
     ElectionName,
-    |text| check("election name", text, "", MAX_LEN + DISCOVER.len())
+    |text| check("election name", text, "", MAX_HAPROXY_LEN + DISCOVER.len())
 );
 name!(
     /// Who a candidate says it is, for people: safety never rests on it, and two candidates of one
@@ -215,7 +218,7 @@ impl FromStr for ServerPrefix {
 
     fn from_str(text: &str) -> Result<Self, NameError> {
         // The longest number has to fit behind it.
-        check("server name prefix", text, "", MAX_LEN - SlotNumber::MAX.padded().len())?;
+        check("server name prefix", text, "", MAX_HAPROXY_LEN - SlotNumber::MAX.padded().len())?;
         Ok(Self(ServerName(text.into())))
     }
 }
@@ -308,7 +311,7 @@ mod tests {
         let backend: BackendName = "b".repeat(255).parse().unwrap();
         let election = ElectionName::discover(&backend);
         assert_eq!(election.as_str().parse::<ElectionName>().unwrap(), election);
-        let id: EndpointId = "i".repeat(255).parse().unwrap();
+        let id: EndpointId = "i".repeat(MAX_LEN).parse().unwrap();
         let key = crate::model::keys::registration(&backend, &id);
         assert_eq!(key.as_str().parse::<crate::store::Key>().unwrap(), key);
         let error = "b".repeat(256).parse::<BackendName>().unwrap_err().to_string();

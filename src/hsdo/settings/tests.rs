@@ -383,10 +383,11 @@ fn the_backend_has_the_name_of_the_table_or_the_one_that_is_chosen() {
     };
     assert_eq!(names("hsdo-web", None), ("hsdo-web".to_owned(), Vec::new()));
     assert_eq!(names("hsdo-web", Some("hsdo")), ("hsdo".to_owned(), Vec::new()));
-    let long = "t".repeat(200);
-    let (_, mistakes) = names(&long, None);
+    let longest = "t".repeat(255);
+    assert_eq!(names(&longest, None), (longest.clone(), Vec::new()));
+    let (_, mistakes) = names("...", None);
     assert!(mistakes[0].contains("give the backend another with --hsdo-backend"), "{mistakes:?}");
-    assert_eq!(names(&long, Some("web")).1, [""; 0]);
+    assert_eq!(names("...", Some("web")).1, [""; 0]);
 }
 
 #[test]
