@@ -145,7 +145,8 @@ impl Reading {
             });
             let strays = table.strays.iter();
             let strays = strays.map(|key| (key.clone(), "is no part of a table".to_owned()));
-            spec.into_iter().chain(slots).chain(strays).collect::<Vec<_>>()
+            let others = table.unreadable.iter().cloned();
+            spec.into_iter().chain(slots).chain(others).chain(strays).collect::<Vec<_>>()
         };
         self.tables.iter().flat_map(of_table).collect()
     }

@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::model::{
     BackendName, BackendSpec, Confirmation, Endpoint, EndpointId, Removals, SlotNumber, SlotRecord,
@@ -18,6 +19,8 @@ pub struct StoredTable {
     /// Who left the slots before.
     pub removed: BTreeMap<SlotNumber, StoredRemovals>,
     pub confirmed: Option<StoredConfirmation>,
+    /// Of what is remembered and of the confirmation, the keys that cannot be read, and why.
+    pub unreadable: Vec<(Key, String)>,
     /// Keys that are none of these: left alone, and shown.
     pub strays: Vec<Key>,
 }
@@ -104,7 +107,7 @@ impl StoredTable {
                 self.spec = Some(StoredSpec { modified, spec: entry.json() });
             }
             ("confirmed", None) if number.is_empty() => {
-                let confirmation = entry.json().ok();
+                let confirmation = self.readable(entry);
                 self.confirmed = Some(StoredConfirmation { modified, confirmation });
             }
             ("slots", Some(number)) => {
@@ -112,10 +115,20 @@ impl StoredTable {
                 self.slots.insert(number, StoredSlot { modified, content });
             }
             ("removed", Some(number)) => {
-                let removals = entry.json().unwrap_or_default();
+                let removals = self.readable(entry).unwrap_or_default();
                 self.removed.insert(number, StoredRemovals { modified, removals });
             }
             _ => self.strays.push(entry.key.clone()),
+        }
+    }
+
+    fn readable<T: DeserializeOwned>(&mut self, entry: &Entry) -> Option<T> {
+        match entry.json() {
+            Ok(value) => Some(value),
+            Err(why) => {
+                self.unreadable.push((entry.key.clone(), why));
+                None
+            }
         }
     }
 
