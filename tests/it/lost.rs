@@ -223,7 +223,9 @@ impl Site {
     fn discover_at(&self, admin: &str) -> Process {
         let source = format!("file:{}", self.list.display());
         let what = ["discover", "--backend", "web", "--source", &source, "--slots", "4"];
-        let flags = ["--min-weight", "100", "--admin", admin, "--ttl", "2s"];
+        // After a loss a server leaves once three looks have missed it.
+        let flags =
+            ["--min-weight", "100", "--admin", admin, "--ttl", "2s", "--confirm-interval", "2s"];
         self.world.start("discover", &[&what[..], &flags].concat())
     }
 

@@ -60,8 +60,8 @@ fn the_policy_for_groups_allows_what_the_source_calls() {
         rest.split_once('"').unwrap().0.to_owned()
     };
     let calls = [
-        format!("autoscaling:{}", named("discover/sources/asg/region.rs")),
-        format!("autoscaling:{}", named("discover/sources/asg/lifecycle.rs")),
+        format!("autoscaling:{}", named("commands/discover/sources/asg/region.rs")),
+        format!("autoscaling:{}", named("commands/discover/sources/asg/lifecycle.rs")),
         format!("ec2:{}", named("aws/ec2/mod.rs")),
     ];
     assert_eq!(allowed("asg.json"), BTreeSet::from(calls));
