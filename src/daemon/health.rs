@@ -45,7 +45,7 @@ impl Health {
                 tracing::warn!(error = %text, last = what, "{count} {all} are still failing since {seconds} s");
             }
         }
-        let failing = self.failing.get_or_insert_with(|| Failing {
+        let failing = self.failing.get_or_insert(Failing {
             since: now,
             tries: 0,
             last_said: now,
