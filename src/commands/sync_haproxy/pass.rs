@@ -96,13 +96,23 @@ impl Look {
     /// Why it is not what it should be, in a sentence.
     pub fn error(&self) -> Option<String> {
         if !self.plan.problems.is_empty() {
-            let problems: Vec<String> =
-                self.plan.problems.iter().map(ToString::to_string).collect();
-            return Some(problems.join("; "));
+            return Some(in_a_sentence(&self.plan.problems));
         }
         let (slot, reply) = self.refused.iter().find(|(s, _)| self.plan.drift.contains(s))?;
         Some(format!("HAProxy refuses slot {slot}: {reply}"))
     }
+}
+
+/// How many problems of a kind that each server may have are named: the text is in the log, and in a
+/// report that a store takes up to some size.
+const NAMED: usize = 10;
+
+fn in_a_sentence(problems: &[impl ToString]) -> String {
+    let mut named: Vec<String> = problems.iter().take(NAMED).map(ToString::to_string).collect();
+    if problems.len() > NAMED {
+        named.push(format!("and {} more problems like these", problems.len() - NAMED));
+    }
+    named.join("; ")
 }
 
 impl Pass {
@@ -744,6 +754,14 @@ mod tests {
     use super::*;
     use crate::commands::sync_haproxy::testing::named;
     use crate::haproxy::ServerRef;
+
+    #[test]
+    fn a_thousand_problems_are_a_short_text() {
+        let all: Vec<String> = (0..1000).map(|number| format!("p{number}")).collect();
+        assert_eq!(in_a_sentence(&all[..2]), "p0; p1");
+        let text = in_a_sentence(&all);
+        assert!(text.ends_with("p9; and 990 more problems like these"), "{text}");
+    }
 
     #[test]
     fn only_addresses_that_show_end_the_wait() {
