@@ -154,3 +154,25 @@ fn a_server_whose_own_place_is_kept_for_a_stranger_stays_where_it_is() {
     let plan = plan(&target(), &two, Some(&servers), &Learnt::default());
     assert_eq!((lines(&plan), plan.unordered.len()), (Vec::new(), 3));
 }
+
+/// The one that is to come gets another slot; until then its order must not leave nobody.
+#[test]
+fn the_last_server_stays_while_others_only_wait_for_a_place_that_is_kept() {
+    let at = |text: &str| Endpoint { address: text.parse().unwrap(), ..endpoint("b") };
+    let both = wanted(&[
+        (1, held(endpoint("a"), SlotState::Drain)),
+        (2, held(at("10.0.0.2:80"), SlotState::Ready)),
+    ]);
+    let stranger = ObservedServer {
+        address: Some("10.0.0.3".parse().unwrap()),
+        weight: 0,
+        ..ObservedServer { name: "srv2".into(), ..serving() }
+    };
+    let last = ObservedServer { admin: AdminFlags(0), ..serving() };
+    let stranger = ObservedServer { admin: AdminFlags(0), id: 2, ..stranger };
+    let servers = [last, stranger];
+    let next = plan(&dynamic("check", 0), &both, Some(&servers), &Learnt::default());
+    assert_eq!(lines(&next), [""; 0]);
+    let why = |slot| next.unordered.get(&SlotNumber::new(slot).unwrap()).map(|kept| kept.why);
+    assert_eq!((why(1), why(2)), (Some(Why::NoPlaceForOthers), Some(Why::Displaced)));
+}

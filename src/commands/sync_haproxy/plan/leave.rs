@@ -176,11 +176,12 @@ impl Planner<'_> {
 
     /// Takes out the steps that would leave no server up while one is still to come: one that takes
     /// the place of another has to pass its first checks, and its ramp may begin at weight 0. Where
-    /// all that could come are to move, the first of them does.
+    /// all that could come are to move, the first of them does. Where they only wait for places that are
+    /// kept for others, the last servers stay for as long.
     pub(super) fn hold(
         &self,
         steps: &mut Vec<(SlotNumber, Step)>,
-        plan: &Plan,
+        plan: &mut Plan,
     ) -> BTreeSet<SlotNumber> {
         let urgency: BTreeMap<SlotNumber, Urgency> =
             steps.iter().map(|(slot, step)| (*slot, step.urgency)).collect();
@@ -202,14 +203,14 @@ impl Planner<'_> {
                 _ => false,
             };
         // One whose place is kept for another does not come.
-        let coming: BTreeSet<SlotNumber> = self
-            .wanted
-            .held()
-            .filter(comes)
-            .map(|(slot, _)| slot)
-            .filter(|slot| !plan.unordered.contains_key(slot))
-            .collect();
+        let wanted = self.wanted.held().filter(comes).map(|(slot, _)| slot);
+        let (waiting, coming): (BTreeSet<_>, BTreeSet<_>) =
+            wanted.partition(|slot| plan.unordered.contains_key(slot));
         if coming.is_empty() {
+            if !waiting.is_empty() && !self.target.licence.allow_drop {
+                steps.retain(|(slot, _)| !held.contains(slot));
+                held.iter().for_each(|slot| self.tell_kept(*slot, Why::NoPlaceForOthers, plan));
+            }
             return BTreeSet::new();
         }
         if coming.is_subset(&held)

@@ -206,7 +206,7 @@ impl Planner<'_> {
             }
         }
         self.keep_unordered(&mut steps, &mut plan);
-        plan.held = self.hold(&mut steps, &plan);
+        plan.held = self.hold(&mut steps, &mut plan);
         plan.problems.extend(self.kept(&plan));
         plan.taken = self.taken();
         steps.sort_by_key(|(_, step)| step.urgency);
@@ -480,7 +480,10 @@ impl Planner<'_> {
         let taken = self.places.taken.get(&slot);
         let ready = taken.filter(|server| server.admin.state() == AdminState::Ready);
         match desired {
-            Desired::Ready { address, .. } => ready.is_some_and(|server| shows(server, address)),
+            // With a weight of 0 it serves nobody.
+            Desired::Ready { address, target, .. } => ready.is_some_and(|server| {
+                shows(server, address) && (server.weight > 0 || target == Weight::ZERO)
+            }),
             _ => false,
         }
     }
